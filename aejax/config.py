@@ -1,0 +1,131 @@
+"""Run-level settings as frozen dataclasses: validated when made, JSON both ways, each default in this one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any
+
+from aejax.errors import InputError, nearest
+
+PROTOCOLS = ("users", "items", "last-order", "time", "predefined", "reconstruction")
+REPEAT_PROTOCOLS = ("last-order", "time", "predefined")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read, and what of it counts.
+
+    Attributes:
+      path: the folder.
+      min_customers: products bought by fewer customers are set aside; None: 10 for shop tables, 1 for public formats.
+      min_rating: MovieLens only: ratings below are dropped; None keeps every rating.
+    """
+
+    path: str
+    min_customers: int | None = None
+    min_rating: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_customers is not None and self.min_customers < 1:
+            raise InputError(f"--min-customers is {self.min_customers}; expected 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """What is held out.
+
+    Attributes:
+      protocol: one of `PROTOCOLS`; None: `predefined` where the data bring a split, else `time` where they have
+        dates, else `users`.
+      test_share: share of the period that `time` holds out.
+      cut: an ISO date that starts the test part of `time`, in place of `test_share`.
+      repeat: `exclude` or `include` what a customer has bought before, as target and as recommendation.
+      seed: seed of the protocols that draw at random.
+    """
+
+    protocol: str | None = None
+    test_share: float = 0.1
+    cut: str | None = None
+    repeat: str = "exclude"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.protocol is not None and self.protocol not in PROTOCOLS:
+            raise InputError(f'--split is "{self.protocol}"; {nearest(self.protocol, PROTOCOLS)}')
+        if not 0.0 < self.test_share < 0.5:
+            raise InputError(f"--test-share is {self.test_share}; expected more than 0 and less than 0.5")
+        if self.repeat not in ("exclude", "include"):
+            raise InputError(f'--repeat is "{self.repeat}"; expected "exclude" or "include"')
+        if self.repeat == "include" and self.protocol is not None and self.protocol not in REPEAT_PROTOCOLS:
+            raise InputError(
+                f"--repeat include has no meaning under --split {self.protocol}, whose targets are never in the "
+                f"inputs; use one of {', '.join(REPEAT_PROTOCOLS)}"
+            )
+        if self.cut is not None:
+            if self.protocol not in (None, "time"):
+                raise InputError(f"--cut {self.cut} belongs to --split time, not to --split {self.protocol}")
+            try:
+                datetime.datetime.fromisoformat(self.cut)
+            except ValueError:
+                raise InputError(f'--cut is "{self.cut}"; expected a date such as 2024-05-01') from None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """What of training belongs to the run and not to the model.
+
+    Attributes:
+      seed: seed of initialisation, batches, dropout and sampling.
+      device: `cpu`, `gpu` or `tpu`; None: the best that JAX finds.
+    """
+
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.device not in (None, "cpu", "gpu", "tpu"):
+            raise InputError(f'--device is "{self.device}"; expected cpu, gpu or tpu')
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"--seed is {self.seed}; expected 0 to 2147483647")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """All of a run: `config.json`.
+
+    Attributes:
+      data: what is read.
+      split: what is held out, with the protocol resolved.
+      training: seed and device.
+      model: registry name.
+      settings: every setting of the model, defaults included.
+    """
+
+    data: DataConfig
+    split: SplitConfig
+    training: TrainingConfig
+    model: str
+    settings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `config.json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> RunConfig:
+        """The config that `to_json` wrote.
+
+        Raises:
+          InputError: a key is missing or unknown, as in a run of another version.
+        """
+        try:
+            return cls(
+                data=DataConfig(**plain["data"]),
+                split=SplitConfig(**plain["split"]),
+                training=TrainingConfig(**plain["training"]),
+                model=plain["model"],
+                settings=plain["settings"],
+            )
+        except (KeyError, TypeError) as problem:
+            raise InputError(f"this config is not of this version of aejax: {problem}") from None

@@ -1,0 +1,223 @@
+"""The types that everything meets at: who bought what, in which order, when, and how many.
+
+Legend of shapes used throughout: U users, I items, N order lines, n users of a part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aejax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Sorted, unique text ids; the position of an id is its index in every matrix.
+
+    Attributes:
+      ids: `[n]` object array of `str`, strictly increasing.
+    """
+
+    ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.ids) > 1 and not np.all(self.ids[1:] > self.ids[:-1]):
+            raise ValueError("a vocabulary's ids must be sorted and unique")
+
+    @classmethod
+    def of(cls, ids: Iterable[str]) -> Vocabulary:
+        """The vocabulary of any ids, repeated or not."""
+        return cls(np.array(sorted(set(ids)), dtype=object))
+
+    @cached_property
+    def _index(self) -> pd.Index:
+        return pd.Index(self.ids, dtype=object)
+
+    def index(self, ids: Iterable[str]) -> np.ndarray:
+        """Ids `[m]` -> their positions `[m]`, -1 for an id that is not in the vocabulary."""
+        return self._index.get_indexer(pd.Index(list(ids), dtype=object))
+
+    def take(self, positions: np.ndarray) -> Vocabulary:
+        """The vocabulary of these positions, which must increase."""
+        return Vocabulary(self.ids[positions])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactions:
+    """Order lines as columns: one row per customer x order x product. A negative quantity is a return.
+
+    Attributes:
+      user: `[N]` int32, index into `users`.
+      item: `[N]` int32, index into `items`.
+      quantity: `[N]` int32; positive for a purchase, negative for a return, never 0.
+      users: the customers.
+      items: the products.
+      order: `[N]` int32, equal for lines of one order; None where the source has no order ids.
+      at: `[N]` datetime64[s], UTC; None where the source has no dates.
+      part: `[N]` int8, the part that the source's own files assign (0 train, 1 validation, 2 test); None where they
+        assign none.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    quantity: np.ndarray
+    users: Vocabulary
+    items: Vocabulary
+    order: np.ndarray | None = None
+    at: np.ndarray | None = None
+    part: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: np.ndarray | slice) -> Interactions:
+        """These rows (a mask, positions or a slice), with the same vocabularies."""
+        columns = ("user", "item", "quantity", "order", "at", "part")
+        return dataclasses.replace(
+            self, **{name: None if (column := getattr(self, name)) is None else column[rows] for name in columns}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Histories:
+    """What a model sees of n customers: their purchases up to their cut. A new customer is only a new history.
+
+    Attributes:
+      lines: purchases grouped by customer: `lines.user` increases, and `lines.users` are these n customers.
+      as_of: `[n]` datetime64[s], the moment up to which each customer is known; None without dates.
+    """
+
+    lines: Interactions
+    as_of: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.lines.users)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.searchsorted(self.lines.user, np.arange(len(self) + 1))
+
+    def take(self, start: int, stop: int) -> Histories:
+        """The histories of customers `start` to `stop`."""
+        stop = min(stop, len(self))
+        lines = self.lines.take(slice(self._starts[start], self._starts[stop]))
+        lines = dataclasses.replace(
+            lines, user=lines.user - np.int32(start), users=lines.users.take(np.arange(start, stop))
+        )
+        return Histories(lines, None if self.as_of is None else self.as_of[start:stop])
+
+
+def histories_of(lines: Interactions, users: np.ndarray, as_of: np.ndarray | None = None) -> Histories:
+    """The histories of `users` (increasing indices `[n]` into `lines.users`) found in `lines`."""
+    position = np.full(len(lines.users), -1, dtype=np.int32)
+    position[users] = np.arange(len(users), dtype=np.int32)
+    own = lines.take(position[lines.user] >= 0)
+    own = dataclasses.replace(own, user=position[own.user], users=lines.users.take(users))
+    return Histories(own.take(np.argsort(own.user, kind="stable")), as_of)
+
+
+def net_returns(lines: Interactions) -> Interactions:
+    """Let each return cancel that customer's latest earlier purchases of that product; only purchases remain.
+
+    A return never cancels a purchase made after it, and what it cannot cancel is forgotten. Apply this to a part after
+    the cut, so that no return reaches across it. Without dates, the order of the rows is the order of time.
+
+    Args:
+      lines: purchases and returns.
+
+    Returns:
+      The purchases that remain, in the order of `lines`, with quantities reduced by what was returned.
+    """
+    if len(lines) == 0 or lines.quantity.min() > 0:
+        return lines
+    pair = lines.user.astype(np.int64) * len(lines.items) + lines.item
+    affected = np.flatnonzero(np.isin(pair, pair[lines.quantity < 0]))
+    # At one instant purchases come first: what is bought and returned in the same second is returned.
+    keys = (lines.quantity[affected] < 0, lines.at[affected], pair[affected]) if lines.at is not None else (pair[affected],)
+    order = np.lexsort(keys)
+    quantity = lines.quantity.copy()
+    open_purchases: list[int] = []
+    previous = -1
+    for row in affected[order]:
+        if pair[row] != previous:
+            open_purchases, previous = [], pair[row]
+        if quantity[row] > 0:
+            open_purchases.append(row)
+            continue
+        returned = -quantity[row]
+        while returned > 0 and open_purchases:
+            latest = open_purchases[-1]
+            cancelled = min(returned, quantity[latest])
+            quantity[latest] -= cancelled
+            returned -= cancelled
+            if quantity[latest] == 0:
+                open_purchases.pop()
+    remaining = dataclasses.replace(lines, quantity=quantity)
+    return remaining.take(quantity > 0)
+
+
+def set_aside_rare(lines: Interactions, min_customers: int) -> Interactions:
+    """Leave out products bought by fewer than `min_customers` customers (counted after returns), and then customers
+    without any purchase left. Vocabularies shrink to what remains.
+
+    Raises:
+      InputError: nothing is left.
+    """
+    bought = net_returns(lines)
+    pair = np.unique(bought.user.astype(np.int64) * len(lines.items) + bought.item)
+    customers = np.bincount(pair % len(lines.items), minlength=len(lines.items)) if len(pair) else np.zeros(0)
+    items = np.flatnonzero(customers >= max(min_customers, 1))
+    if len(items) == 0:
+        most = int(customers.max()) if len(customers) else 0
+        raise InputError(
+            f"--min-customers {min_customers} leaves no product: the most bought one has {most} customers; "
+            f"try --min-customers {max(most // 2, 1)}"
+        )
+    users = np.unique(bought.user[np.isin(bought.item, items)])
+    return reindex(lines, users, items)
+
+
+def reindex(lines: Interactions, users: np.ndarray, items: np.ndarray) -> Interactions:
+    """Keep the lines of these users and items (increasing indices) and shrink both vocabularies to them."""
+    user_position = np.full(len(lines.users), -1, dtype=np.int32)
+    item_position = np.full(len(lines.items), -1, dtype=np.int32)
+    user_position[users] = np.arange(len(users), dtype=np.int32)
+    item_position[items] = np.arange(len(items), dtype=np.int32)
+    kept = lines.take((user_position[lines.user] >= 0) & (item_position[lines.item] >= 0))
+    return dataclasses.replace(
+        kept,
+        user=user_position[kept.user],
+        item=item_position[kept.item],
+        users=lines.users.take(users),
+        items=lines.items.take(items),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What was read from a folder, cleaned and accounted for.
+
+    Attributes:
+      format: what the folder was recognised as: `shop`, `lightgcn`, `recbole` or `movielens`.
+      interactions: every clean order line, returns included, rare products included.
+      customers: a row per customer of any file, sorted by the text column `customer_id`; further columns as text.
+      products: a row per product of any file, sorted by the text column `sku`; `title` and further columns as text.
+      quality: the account of every row, in the form of `aejax check --json`.
+      files: the files read, by name, in a fixed order.
+    """
+
+    format: str
+    interactions: Interactions
+    customers: pd.DataFrame
+    products: pd.DataFrame
+    quality: dict
+    files: tuple[Path, ...]
