@@ -1,0 +1,108 @@
+"""Fixed-shape batches cut from sparse rows: padded, masked, and of few shapes, so that what uses them compiles once.
+
+Legend: U users, I items, B batch, L padded length. Padding holds the item I, which is out of range and dropped by every
+scatter, and the value 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+
+
+class Batch(NamedTuple):
+    """Rows of a user-item matrix.
+
+    Attributes:
+      items: `[B, L]` int32, padded with I.
+      values: `[B, L]` float32, padded with 0.
+    """
+
+    items: jax.Array
+    values: jax.Array
+
+
+class SparseRows(NamedTuple):
+    """A user-item matrix on the device, with one empty row behind the last for the padding of batches.
+
+    Attributes:
+      starts: `[U + 2]` int32, where each row begins.
+      items: `[nnz + L]` int32, padded with I.
+      values: `[nnz + L]` float32, padded with 0.
+    """
+
+    starts: jax.Array
+    items: jax.Array
+    values: jax.Array
+
+
+def bucket(length: int) -> int:
+    """The padded length for `length`: the next power of two, at least 8; data of similar size share a shape."""
+    return max(8, 1 << max(0, int(length) - 1).bit_length())
+
+
+def longest_row(matrix: sp.csr_array) -> int:
+    """The largest number of cells in a row."""
+    return int(np.diff(matrix.indptr).max(initial=0))
+
+
+def sparse_rows(matrix: sp.csr_array) -> tuple[SparseRows, int]:
+    """CSR `[U, I]` -> the same on the device, and the length L to which `gather_rows` pads."""
+    length = max(1, longest_row(matrix))
+    pad = np.full(length, matrix.shape[1], dtype=np.int32)
+    return SparseRows(
+        jnp.asarray(np.append(matrix.indptr, matrix.indptr[-1]).astype(np.int32)),
+        jnp.asarray(np.concatenate([matrix.indices.astype(np.int32), pad])),
+        jnp.asarray(np.concatenate([matrix.data.astype(np.float32), np.zeros(length, np.float32)])),
+    ), length
+
+
+def gather_rows(rows: SparseRows, users: jax.Array, length: int, count: int) -> Batch:
+    """Users `[B]` (U for padding) -> their rows, padded to `length`; `count` is I."""
+    chex.assert_rank(users, 1)
+    offsets = jnp.arange(length, dtype=jnp.int32)[None, :]
+    starts = rows.starts[users][:, None]
+    inside = offsets < rows.starts[users + 1][:, None] - starts
+    return Batch(
+        jnp.where(inside, rows.items[starts + offsets], count),
+        jnp.where(inside, rows.values[starts + offsets], 0.0),
+    )
+
+
+def epoch_order(key: jax.Array, users: int, batch_size: int) -> jax.Array:
+    """A random order of all users as batches `[ceil(U / B), B]`: every user once, the last batch padded with U."""
+    steps = -(-users // batch_size)
+    order = jax.random.permutation(key, users)
+    padding = jnp.full((steps * batch_size - users,), users, dtype=order.dtype)
+    return jnp.concatenate([order, padding]).reshape(steps, batch_size)
+
+
+def pad_rows(matrix: sp.csr_array, *, rows: int | None = None) -> Batch:
+    """CSR `[n, I]` -> a batch of `rows >= n` rows (default n), padded on the host to a bucketed length."""
+    rows = matrix.shape[0] if rows is None else rows
+    length = bucket(longest_row(matrix))
+    items = np.full((rows, length), matrix.shape[1], dtype=np.int32)
+    values = np.zeros((rows, length), dtype=np.float32)
+    counts = np.diff(matrix.indptr)
+    row = np.repeat(np.arange(matrix.shape[0]), counts)
+    column = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], counts)
+    items[row, column] = matrix.indices
+    values[row, column] = matrix.data
+    return Batch(items, values)  # pyright: ignore[reportArgumentType] (host arrays until a jitted function takes them)
+
+
+def densify(batch: Batch, count: int) -> jax.Array:
+    """A batch -> its rows as a dense `[B, I]` array; `count` is I."""
+    chex.assert_equal_shape([batch.items, batch.values])
+    rows = jnp.arange(batch.items.shape[0])[:, None]
+    return jnp.zeros((batch.items.shape[0], count)).at[rows, batch.items].set(batch.values, mode="drop")
+
+
+def scoring_chunk(count: int) -> int:
+    """How many users to score at once for I = `count` items: about 64 MiB of float32 scores, between 8 and 512 users."""
+    return int(np.clip(1 << max(0, (2**24 // max(count, 1)).bit_length() - 1), 8, 512))

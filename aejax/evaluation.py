@@ -1,0 +1,174 @@
+"""Per-user metrics of a fitted model on a held-out part, with bootstrap intervals over users.
+
+Legend: n users of the part, B users of a chunk, I items, K cut-off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+
+from aejax import batching, metrics, ranking
+from aejax.errors import InputError
+from aejax.models import Model
+from aejax.split import HeldOut
+
+VALIDATION_METRIC = "ndcg@100"
+COVERAGE_AT = 10
+RESAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a model reached on a held-out part.
+
+    Attributes:
+      users: `[n]` indices into the vocabulary.
+      values: metric key -> `[n]` float32, one value per user.
+      coverage: share of the products that stand in any user's first `COVERAGE_AT`.
+    """
+
+    users: np.ndarray
+    values: dict[str, np.ndarray]
+    coverage: float
+
+
+@partial(jax.jit, static_argnames="depth")
+def _hits(scores: jax.Array, seen: jax.Array, targets: jax.Array, depth: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores `[B, I]`, padded seen and target items `[B, L]` -> the top items, which of them hit, and any NaN."""
+    _, top = ranking.top_k_items(ranking.mask_items(scores, seen), depth)
+    return top, ranking.membership(top, targets, scores.shape[1]), jnp.isnan(scores).any()
+
+
+@jax.jit
+def _user_metrics(hits: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
+    return dict(metrics.per_user_metrics(hits, counts))
+
+
+@jax.jit
+def _total_ndcg(hits: jax.Array, counts: jax.Array) -> jax.Array:
+    """Sum of NDCG@100 over the users with targets; padding has none."""
+    return (metrics.ndcg_at_k(hits.astype(jnp.float32), jnp.maximum(counts, 1), 100) * (counts > 0)).sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    batch: Any
+    seen: jax.Array
+    targets: jax.Array
+    counts: jax.Array
+    users: int
+
+
+def _chunks(model: Model, part: HeldOut, size: int) -> Iterator[_Chunk]:
+    """The part in chunks of `size` users; the last one is filled up with repetitions of its first user, and masked."""
+    for start in range(0, len(part), size):
+        stop = min(start + size, len(part))
+        rows = stop - start
+        missing = min(size, len(part)) - rows
+
+        def padded(matrix: sp.csr_array, start: int = start, stop: int = stop, rows: int = rows + missing) -> jax.Array:
+            return jnp.asarray(batching.pad_rows(sp.csr_array(matrix[start:stop]), rows=rows).items)
+
+        batch = jax.tree.map(
+            lambda leaf, missing=missing: np.pad(leaf, ((0, missing), *((0, 0),) * (leaf.ndim - 1)), mode="edge"),
+            model.encode(part.inputs.take(start, stop)),
+        )
+        counts = np.pad(np.diff(part.targets.indptr[start : stop + 1]), (0, missing)).astype(np.int32)
+        yield _Chunk(batch, padded(part.seen), padded(part.targets), jnp.asarray(counts), rows)
+
+
+def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evaluation:
+    """Every metric of `metrics.KEYS` for every user of the part.
+
+    Args:
+      model: a fitted model.
+      part: users with inputs, targets and seen items.
+      chunk: users scored at once; None: by memory. The result does not depend on it.
+
+    Raises:
+      InputError: the model scored NaN.
+    """
+    items = part.targets.shape[1]
+    pieces: list[dict[str, np.ndarray]] = []
+    recommended = np.zeros(items + 1, dtype=bool)
+    for piece in _chunks(model, part, chunk or batching.scoring_chunk(items)):
+        top, hits, any_nan = _hits(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
+        values = _user_metrics(hits, jnp.maximum(piece.counts, 1))
+        top, any_nan, values = jax.device_get((top, any_nan, values))
+        if any_nan:
+            raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
+        recommended[top[: piece.users, :COVERAGE_AT]] = True
+        pieces.append({key: value[: piece.users] for key, value in values.items()})
+    return Evaluation(
+        part.users,
+        {key: np.concatenate([piece[key] for piece in pieces]) for key in metrics.KEYS},
+        float(recommended[:items].mean()),
+    )
+
+
+def validator(part: HeldOut) -> Callable[[Model], float]:
+    """The validation score as a function of a model: mean NDCG@100 over the part's users.
+
+    The part is encoded once, at the first call: all models that one validator scores must encode alike.
+    """
+    chunks: list[_Chunk] = []
+
+    def validate(model: Model) -> float:
+        if not chunks:
+            chunks.extend(_chunks(model, part, batching.scoring_chunk(part.targets.shape[1])))
+        totals = []
+        for piece in chunks:
+            _, hits, any_nan = _hits(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
+            totals.append(jnp.where(any_nan, jnp.nan, _total_ndcg(hits, piece.counts)))
+        score = float(jax.device_get(jnp.stack(totals).sum())) / len(part)
+        if np.isnan(score):
+            raise InputError("the model scored NaN (not a number) on validation; try a lower learning_rate")
+        return score
+
+    return validate
+
+
+@jax.jit
+def _bootstrap_means(values: jax.Array, key: jax.Array) -> jax.Array:
+    """Values `[n, M]` -> means `[RESAMPLES, M]` over users drawn with replacement."""
+    users = values.shape[0]
+
+    def resample(index: jax.Array) -> jax.Array:
+        drawn = jax.random.randint(jax.random.fold_in(key, index), (users,), 0, users)
+        counts = jnp.zeros(users).at[drawn].add(1.0)
+        return counts @ values / users
+
+    return jax.lax.map(resample, jnp.arange(RESAMPLES))
+
+
+def mean_with_interval(values: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Per-user values -> mean and 95% percentile bootstrap interval over users, with a fixed key.
+
+    Args:
+      values: key -> `[n]`; all of the same users.
+
+    Returns:
+      key -> `{"mean": float, "ci95": [low, high]}`.
+    """
+    table = np.stack([np.asarray(column, dtype=np.float64) for column in values.values()], axis=1)
+    means = np.asarray(_bootstrap_means(jnp.asarray(table, dtype=jnp.float32), jax.random.key(0)))
+    low, high = np.percentile(means.astype(np.float64), [2.5, 97.5], axis=0)
+    return {
+        key: {"mean": float(table[:, i].mean()), "ci95": [float(low[i]), float(high[i])]}
+        for i, key in enumerate(values)
+    }
+
+
+def report_metrics(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """The `metrics` of metrics.json: every key with its interval, and coverage, which has none."""
+    summary = mean_with_interval(evaluation.values)
+    summary[f"coverage@{COVERAGE_AT}"] = {"mean": evaluation.coverage, "ci95": None}
+    return summary

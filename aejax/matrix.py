@@ -1,0 +1,57 @@
+"""Aggregation of order lines to the user-item matrix, with a value transform."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from aejax.errors import InputError, nearest
+from aejax.interactions import Histories, Interactions
+
+VALUES = ("binary", "quantity", "log1p-quantity", "orders", "log1p-orders", "recency")
+
+
+def user_item_matrix(
+    lines: Interactions, values: str = "binary", *, as_of: np.ndarray | None = None, half_life: float = 180.0
+) -> sp.csr_array:
+    """Order lines `[N]` -> the user-item matrix `[U, I]`, float32 CSR with sorted indices.
+
+    Args:
+      lines: purchases of one part, returns already netted.
+      values: what a cell holds. `binary`: 1. `quantity`: pieces. `orders`: number of orders. `log1p-quantity`,
+        `log1p-orders`: log(1 + that). `recency`: each order counts `2 ** (-age / half_life)`.
+      as_of: `[U]` datetime64[s], the moment each customer's age counts from; None: the latest line of this part.
+      half_life: days after which an order counts half; only `recency` uses it.
+
+    Returns:
+      Cells of customers and products without a line are absent.
+
+    Raises:
+      InputError: unknown `values`, or `recency` without dates.
+    """
+    if values not in VALUES:
+        raise InputError(f'--values is "{values}"; {nearest(values, VALUES)}')
+    if values == "recency":
+        if lines.at is None:
+            raise InputError("--values recency needs order dates (created_at), and these data have none; try orders")
+        until = lines.at.max(initial=np.datetime64(0, "s")) if as_of is None else as_of[lines.user]
+        age_in_days = (until - lines.at).astype(np.float64) / 86_400.0
+        weight = np.exp2(-age_in_days / half_life)
+    elif values in ("quantity", "log1p-quantity"):
+        weight = lines.quantity
+    else:
+        weight = np.ones(len(lines), dtype=np.float32)
+    shape = (len(lines.users), len(lines.items))
+    # One line is one order's purchase of one product: its lines were summed when they were read.
+    matrix = sp.csr_array((weight.astype(np.float32), (lines.user, lines.item)), shape=shape)
+    matrix.sum_duplicates()
+    if values == "binary":
+        matrix.data[:] = 1.0
+    elif values.startswith("log1p"):
+        np.log1p(matrix.data, out=matrix.data)
+    return matrix
+
+
+def history_matrix(histories: Histories, values: str = "binary", *, half_life: float = 180.0) -> sp.csr_array:
+    """Histories of n customers -> their user-item matrix `[n, I]`; ages count to each customer's own cut."""
+    return user_item_matrix(histories.lines, values, as_of=histories.as_of, half_life=half_life)

@@ -1,0 +1,48 @@
+"""Models: a file per family, each with its frozen settings, its module or closed form, `fit` and `restore`.
+
+A model knows purchases and keys. It knows no file, protocol or metric, and no other model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from aejax.interactions import Histories
+
+
+class Model(Protocol):
+    """A fitted model: all that evaluation and recommendation know of one. A new customer is only a new history."""
+
+    def encode(self, histories: Histories) -> Any:
+        """Histories of n customers -> a batch, on the host and without side effects."""
+        ...
+
+    def scores(self, batch: Any) -> jax.Array:
+        """A batch of n customers -> scores `[n, I]`, higher is better."""
+        ...
+
+    def state(self) -> Any:
+        """A pytree of arrays: what a run stores, and what the family's `restore` takes."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the registry knows of a model.
+
+    Attributes:
+      settings: its frozen dataclass of settings, defaults included.
+      fit: `fit(train, settings)` for a closed form or a rule; `fit(train, settings, key=, validate=, on_epoch=,
+        resume=)` for a network (see `aejax.network.fit_network`). Returns a `Model`.
+      restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
+      is_network: trained in epochs.
+    """
+
+    settings: type
+    fit: Callable[..., Model]
+    restore: Callable[..., Model]
+    is_network: bool

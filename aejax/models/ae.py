@@ -1,0 +1,78 @@
+"""`ae`: the plain autoencoder of the original pipeline. Dense 128-64-32-64-128, ReLU, sigmoid output, MSE, Adam 1e-3.
+
+Input and target are the same row of the user-item matrix. The row is binary by default; with other values each user's
+largest value becomes 1, because a sigmoid cannot reach counts above 1.
+
+Scores are the logits: a sigmoid is increasing, so the ranking is that of the outputs, and logits do not run into equal
+values at the ends of the sigmoid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+from flax import nnx
+
+from aejax import losses
+from aejax.batching import Batch, densify
+from aejax.errors import InputError
+from aejax.interactions import Interactions
+from aejax.models import Family
+from aejax.network import Network, NetworkSettings, fit_network, restore_network
+
+
+@dataclasses.dataclass(frozen=True)
+class AESettings(NetworkSettings):
+    """Settings of `ae`.
+
+    Attributes:
+      hidden: sizes from the input inwards; the decoder mirrors them.
+    """
+
+    batch_size: int = 64
+    hidden: tuple[int, ...] = (128, 64, 32)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.hidden or min(self.hidden) < 1:
+            raise InputError(f"hidden is {self.hidden}; expected at least one size, each 1 or more, such as 128,64,32")
+
+
+class AE(nnx.Module):
+    """Layers I - hidden - I."""
+
+    def __init__(self, items: int, rngs: nnx.Rngs, *, hidden: tuple[int, ...]):
+        self.items = items
+        sizes = (items, *hidden, *hidden[-2::-1], items)
+        self.layers = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """A batch of B users -> logits `[B, I]`."""
+        x = densify(batch, self.items)
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def _loss(module: AE, batch: Batch, step: jax.Array, key: jax.Array) -> jax.Array:
+    """Mean squared error over items of each user, `[B]`."""
+    del step, key
+    return losses.squared_error(jax.nn.sigmoid(module(batch)), densify(batch, module.items)) / module.items
+
+
+def fit(train: Interactions, settings: AESettings, **training: Any) -> Network:
+    """Train on every user's own row; for `training` see `aejax.network.fit_network`."""
+    return fit_network(partial(AE, hidden=settings.hidden), _loss, train, settings, unit=True, **training)
+
+
+def restore(state: dict[str, Any], settings: AESettings, *, items: int) -> Network:
+    """The network whose `state()` that was."""
+    build = partial(AE, items, hidden=settings.hidden)
+    return restore_network(build, state, items=items, settings=settings, unit=True)
+
+
+FAMILY = Family(AESettings, fit, restore, is_network=True)

@@ -1,0 +1,213 @@
+"""`multdae` and `multvae`: Liang, Krishnan, Hoffman and Jebara (2018), Variational Autoencoders for Collaborative
+Filtering, https://arxiv.org/abs/1802.05814.
+
+Where each line comes from:
+
+* input: the user's row scaled to unit L2 norm, then dropout .5 on it (section 4.3, "Experimental setup": dropout at the
+  input layer with probability 0.5). Dropout is drawn for a user's own items only: the zeros of the row stay zeros.
+* layers I - 600 - 200 - 600 - I with tanh (section 4.3). In `multdae` the 200 are a tanh layer, in `multvae` a linear
+  z_mean and z_log_var of 200 each.
+* likelihood: multinomial (eq. 2). `multvae` adds beta * KL (eq. 5-8), summed over the latent dimensions.
+* annealing: beta grows by 1 / anneal_steps with every update and stays at anneal_cap once there (section 2.2.2).
+* `multdae`: weight decay .01 as the authors ran it: the penalty `weight_decay / batch_size * sum of squared kernels` is
+  added to the mean loss of a batch, so its gradient passes through Adam; biases are free.
+* evaluation: z = z_mean, no dropout (section 2.3).
+* kernels Xavier uniform, biases truncated normal with deviation .001, Adam 1e-3, batches of 500.
+
+Where we differ, and why:
+
+* the last, smaller batch of an epoch is trained like the others, its mean taken over the users it has.
+* `anneal_steps` defaults to None, which means: see `annealing_length`. The paper's 200,000 updates are those of
+  hundreds of thousands of users; on a shop of a few thousand they never arrive, and beta would stay near 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from aejax import losses
+from aejax.batching import Batch, densify
+from aejax.errors import InputError
+from aejax.interactions import Interactions
+from aejax.models import Family
+from aejax.network import Network, NetworkSettings, fit_network, restore_network
+
+
+@dataclasses.dataclass(frozen=True)
+class MultDAESettings(NetworkSettings):
+    """Settings of `multdae`.
+
+    Attributes:
+      hidden: sizes between input and code; the decoder mirrors them.
+      latent_dim: D, the size of the code.
+      dropout: share of a user's items hidden from the input.
+      weight_decay: see the module's docstring.
+    """
+
+    hidden: tuple[int, ...] = (600,)
+    latent_dim: int = 200
+    dropout: float = 0.5
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"dropout is {self.dropout}; expected 0 or more and less than 1")
+        if min((*self.hidden, self.latent_dim)) < 1:
+            raise InputError(f"hidden is {self.hidden} and latent_dim {self.latent_dim}; expected sizes of 1 or more")
+        if not self.weight_decay >= 0:
+            raise InputError(f"weight_decay is {self.weight_decay}; expected 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class MultVAESettings(MultDAESettings):
+    """Settings of `multvae`.
+
+    Attributes:
+      anneal_cap: largest weight of the KL term.
+      anneal_steps: updates over which the weight would grow from 0 to 1; None: see `annealing_length`.
+    """
+
+    weight_decay: float = 0.0
+    anneal_cap: float = 0.2
+    anneal_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.anneal_cap >= 0:
+            raise InputError(f"anneal_cap is {self.anneal_cap}; expected 0 or more")
+        if self.anneal_steps is not None and self.anneal_steps < 1:
+            raise InputError(f"anneal_steps is {self.anneal_steps}; expected 1 or more")
+
+
+class MultAE(nnx.Module):
+    """Layers I - hidden - code - hidden mirrored - I with tanh. The code is z_mean and z_log_var if variational."""
+
+    def __init__(self, items: int, rngs: nnx.Rngs, *, hidden: tuple[int, ...], latent_dim: int, variational: bool):
+        self.items = items
+        self.variational = variational
+
+        def linear(inputs: int, outputs: int) -> nnx.Linear:
+            return nnx.Linear(
+                inputs,
+                outputs,
+                kernel_init=jax.nn.initializers.xavier_uniform(),
+                bias_init=jax.nn.initializers.truncated_normal(0.001),
+                rngs=rngs,
+            )
+
+        code = 2 * latent_dim if variational else latent_dim
+        self.encoder = nnx.List([linear(i, o) for i, o in pairwise((items, *hidden, code))])
+        self.decoder = nnx.List([linear(i, o) for i, o in pairwise((latent_dim, *hidden[::-1], items))])
+
+    def encode(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """A normalised batch -> z_mean and z_log_var `[B, D]`; without a variational code, the code and zeros."""
+        h = densify(batch, self.items)
+        for layer in self.encoder[:-1]:
+            h = jnp.tanh(layer(h))
+        code = self.encoder[-1](h)
+        if self.variational:
+            mean, log_var = jnp.split(code, 2, axis=1)
+            return mean, log_var
+        return jnp.tanh(code), jnp.zeros_like(code)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Code `[B, D]` -> logits `[B, I]`."""
+        for layer in self.decoder[:-1]:
+            z = jnp.tanh(layer(z))
+        return self.decoder[-1](z)
+
+    def kernels(self) -> list[jax.Array]:
+        """All weight matrices."""
+        return [layer.kernel[...] for layer in (*self.encoder, *self.decoder)]
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """A batch of B users -> logits `[B, I]` at z = z_mean, without dropout."""
+        return self.decode(self.encode(unit_norm(batch))[0])
+
+
+def unit_norm(batch: Batch) -> Batch:
+    """Rows scaled to L2 norm 1; empty rows stay empty."""
+    norm = jnp.sqrt(jnp.square(batch.values).sum(axis=1, keepdims=True))
+    return batch._replace(values=batch.values / jnp.maximum(norm, 1e-12))
+
+
+def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:
+    """Hide a share `rate` of each user's items and scale the rest by 1 / (1 - rate)."""
+    kept = jax.random.bernoulli(dropout_key, 1.0 - rate, batch.values.shape)
+    return batch._replace(values=jnp.where(kept, batch.values / (1.0 - rate), 0.0))
+
+
+def annealing_length(updates_per_epoch: int) -> int:
+    """The default of `anneal_steps`: the updates of 1,000 epochs, at most the paper's 200,000.
+
+    So beta reaches the cap of .2 after 200 epochs, the length of the paper's trainings, whatever the number of users.
+    """
+    return min(200_000, 1_000 * updates_per_epoch)
+
+
+def _loss(
+    module: MultAE,
+    batch: Batch,
+    step: jax.Array,
+    key: jax.Array,
+    *,
+    dropout: float,
+    penalty: float,
+    anneal_cap: float,
+    anneal_steps: int,
+) -> jax.Array:
+    """Negative log-likelihood of each user plus its share of the regularisation, `[B]`."""
+    dropout_key, latent_key = jax.random.split(key)
+    targets = densify(batch, module.items)
+    z, log_var = module.encode(drop_inputs(unit_norm(batch), dropout, dropout_key=dropout_key))
+    loss = 0.0
+    if module.variational:
+        beta = jnp.minimum(anneal_cap, step / anneal_steps)
+        loss = beta * losses.kl_to_standard_normal(z, log_var)
+        z = z + jnp.exp(0.5 * log_var) * jax.random.normal(latent_key, z.shape)
+    if penalty:
+        loss = loss + penalty * sum(jnp.square(kernel).sum() for kernel in module.kernels())
+    return losses.multinomial_nll(module.decode(z), targets) + loss
+
+
+def _build(settings: MultDAESettings) -> partial[MultAE]:
+    return partial(
+        MultAE,
+        hidden=settings.hidden,
+        latent_dim=settings.latent_dim,
+        variational=isinstance(settings, MultVAESettings),
+    )
+
+
+def fit(train: Interactions, settings: MultDAESettings, **training: Any) -> Network:
+    """Train on every user's own row; for `training` see `aejax.network.fit_network`."""
+    anneal_cap, anneal_steps = 0.0, 1
+    if isinstance(settings, MultVAESettings):
+        users = len(set(train.user.tolist()))
+        anneal_cap = settings.anneal_cap
+        anneal_steps = settings.anneal_steps or annealing_length(-(-users // settings.batch_size))
+    loss = partial(
+        _loss,
+        dropout=settings.dropout,
+        penalty=settings.weight_decay / settings.batch_size,
+        anneal_cap=anneal_cap,
+        anneal_steps=anneal_steps,
+    )
+    return fit_network(_build(settings), loss, train, settings, unit=False, **training)
+
+
+def restore(state: dict[str, Any], settings: MultDAESettings, *, items: int) -> Network:
+    """The network whose `state()` that was."""
+    return restore_network(partial(_build(settings), items), state, items=items, settings=settings, unit=False)
+
+
+MULTDAE = Family(MultDAESettings, fit, restore, is_network=True)
+MULTVAE = Family(MultVAESettings, fit, restore, is_network=True)

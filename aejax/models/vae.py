@@ -1,0 +1,118 @@
+"""`vae`: the variational autoencoder of Kingma and Welling (2014) with a Bernoulli or a Gaussian (MSE) likelihood.
+
+The loss of a user is the negative evidence lower bound, reconstruction + kl_weight * KL, both summed over their
+dimensions (eq. 7 and 10 of the paper, with one sample). `mse` is the Gaussian likelihood with unit variance up to a
+constant: half the squared error summed over items.
+
+Scores use z = z_mean and are logits (`bernoulli`) or outputs before the sigmoid (`mse`), as in `ae`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from aejax import losses
+from aejax.batching import Batch, densify
+from aejax.errors import InputError
+from aejax.interactions import Interactions
+from aejax.models import Family
+from aejax.network import Network, NetworkSettings, fit_network, restore_network
+
+
+@dataclasses.dataclass(frozen=True)
+class VAESettings(NetworkSettings):
+    """Settings of `vae`.
+
+    Attributes:
+      hidden: sizes of the encoder from the input inwards; the decoder mirrors them.
+      latent_dim: D, the size of z.
+      likelihood: `bernoulli` or `mse`.
+      kl_weight: weight of the KL term; 1 is the evidence lower bound.
+    """
+
+    batch_size: int = 64
+    hidden: tuple[int, ...] = (128, 64)
+    latent_dim: int = 32
+    likelihood: str = "bernoulli"
+    kl_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.likelihood not in ("bernoulli", "mse"):
+            raise InputError(f'likelihood is "{self.likelihood}"; expected bernoulli or mse')
+        if min((*self.hidden, self.latent_dim)) < 1:
+            raise InputError(f"hidden is {self.hidden} and latent_dim {self.latent_dim}; expected sizes of 1 or more")
+        if not self.kl_weight >= 0:
+            raise InputError(f"kl_weight is {self.kl_weight}; expected 0 or more")
+
+
+class VAE(nnx.Module):
+    """Layers I - hidden - (z_mean, z_log_var) - hidden mirrored - I, ReLU between."""
+
+    def __init__(self, items: int, rngs: nnx.Rngs, *, hidden: tuple[int, ...], latent_dim: int):
+        self.items = items
+        inner = hidden[-1] if hidden else items
+        self.encoder = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairwise((items, *hidden))])
+        self.z_mean = nnx.Linear(inner, latent_dim, rngs=rngs)
+        self.z_log_var = nnx.Linear(inner, latent_dim, rngs=rngs)
+        sizes = (latent_dim, *hidden[::-1], items)
+        self.decoder = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
+
+    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Rows `[B, I]` -> z_mean and z_log_var, each `[B, D]`."""
+        for layer in self.encoder:
+            x = jax.nn.relu(layer(x))
+        return self.z_mean(x), self.z_log_var(x)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Latent `[B, D]` -> logits `[B, I]`."""
+        for layer in self.decoder[:-1]:
+            z = jax.nn.relu(layer(z))
+        return self.decoder[-1](z)
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """A batch of B users -> logits `[B, I]` at z = z_mean."""
+        return self.decode(self.encode(densify(batch, self.items))[0])
+
+
+def reparameterise(mean: jax.Array, log_var: jax.Array, *, latent_key: jax.Array) -> jax.Array:
+    """A sample `[B, D]` of N(mean, exp(log_var)): mean + std * epsilon, Kingma and Welling (2014), section 2.4."""
+    return mean + jnp.exp(0.5 * log_var) * jax.random.normal(latent_key, mean.shape)
+
+
+def _loss(
+    module: VAE, batch: Batch, step: jax.Array, key: jax.Array, *, likelihood: str, kl_weight: float
+) -> jax.Array:
+    """Negative evidence lower bound of each user, `[B]`."""
+    del step
+    x = densify(batch, module.items)
+    mean, log_var = module.encode(x)
+    logits = module.decode(reparameterise(mean, log_var, latent_key=key))
+    if likelihood == "bernoulli":
+        reconstruction = losses.bernoulli_nll(logits, x)
+    else:
+        reconstruction = 0.5 * losses.squared_error(jax.nn.sigmoid(logits), x)
+    return reconstruction + kl_weight * losses.kl_to_standard_normal(mean, log_var)
+
+
+def fit(train: Interactions, settings: VAESettings, **training: Any) -> Network:
+    """Train on every user's own row; for `training` see `aejax.network.fit_network`."""
+    build = partial(VAE, hidden=settings.hidden, latent_dim=settings.latent_dim)
+    loss = partial(_loss, likelihood=settings.likelihood, kl_weight=settings.kl_weight)
+    return fit_network(build, loss, train, settings, unit=True, **training)
+
+
+def restore(state: dict[str, Any], settings: VAESettings, *, items: int) -> Network:
+    """The network whose `state()` that was."""
+    build = partial(VAE, items, hidden=settings.hidden, latent_dim=settings.latent_dim)
+    return restore_network(build, state, items=items, settings=settings, unit=True)
+
+
+FAMILY = Family(VAESettings, fit, restore, is_network=True)

@@ -1,0 +1,184 @@
+"""What all networks share: their settings, their fit, and the fitted network as evaluation and recommendation meet it.
+
+Flax NNX modules with a functional boundary: a module is split once into `graphdef` and `params` (a plain nested dict of
+arrays) and merged again inside jitted functions. No module stores a key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+import scipy.sparse as sp
+from flax import nnx
+
+from aejax import batching
+from aejax.errors import InputError
+from aejax.interactions import Histories, Interactions
+from aejax.matrix import user_item_matrix
+from aejax.training import Progress, init_progress, init_state, make_epoch, run_epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """Settings that every network has.
+
+    Attributes:
+      values: value transform of the inputs, one of `aejax.matrix.VALUES`.
+      half_life: days, for `values=recency`.
+      batch_size: users in an update.
+      learning_rate: of Adam.
+      epochs: the most epochs.
+      patience: epochs without a better validation NDCG@100 before training stops.
+    """
+
+    values: str = "binary"
+    half_life: float = 180.0
+    batch_size: int = 500
+    learning_rate: float = 1e-3
+    epochs: int = 200
+    patience: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if not self.learning_rate > 0 or not self.half_life > 0:
+            raise InputError(
+                f"learning_rate is {self.learning_rate} and half_life {self.half_life}; expected more than 0"
+            )
+
+
+class ScoringModule(Protocol):
+    """An NNX module whose call is deterministic scoring."""
+
+    def __call__(self, batch: batching.Batch) -> jax.Array:
+        """A batch of B users -> scores `[B, I]`."""
+        ...
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _scores(graphdef: nnx.GraphDef, params: dict[str, Any], batch: batching.Batch) -> jax.Array:
+    return nnx.merge(graphdef, params)(batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A fitted network.
+
+    Attributes:
+      graphdef: the module's structure.
+      params: its parameters.
+      items: I.
+      settings: of the value transform.
+      unit: inputs are divided by each user's largest value, so that they fit a sigmoid.
+    """
+
+    graphdef: nnx.GraphDef
+    params: dict[str, Any]
+    items: int
+    settings: NetworkSettings
+    unit: bool
+
+    def encode(self, histories: Histories) -> batching.Batch:
+        """Histories of n customers -> a padded batch on the host."""
+        return batching.pad_rows(_input_matrix(histories.lines, histories.as_of, self.settings, self.unit))
+
+    def scores(self, batch: batching.Batch) -> jax.Array:
+        """A batch of B users -> scores `[B, I]`, higher is better."""
+        return _scores(self.graphdef, self.params, batch)
+
+    def state(self) -> dict[str, Any]:
+        """What a run stores of it."""
+        return self.params
+
+
+def _input_matrix(
+    lines: Interactions, as_of: np.ndarray | None, settings: NetworkSettings, unit: bool
+) -> sp.csr_array:
+    matrix = user_item_matrix(lines, settings.values, as_of=as_of, half_life=settings.half_life)
+    if unit and settings.values != "binary":
+        # Counts do not fit a sigmoid. Each user's largest count becomes 1, as an order of preference within the user.
+        largest = matrix.max(axis=1).toarray().ravel()
+        matrix.data /= np.repeat(np.maximum(largest, np.finfo(np.float32).tiny), np.diff(matrix.indptr))
+    return matrix
+
+
+def restore_network(
+    build: Callable[..., nnx.Module], state: dict[str, Any], *, items: int, settings: NetworkSettings, unit: bool
+) -> Network:
+    """The network that a run stored; `build(rngs=...)` gives the structure, and no parameter is initialised."""
+    abstract = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(params=0)))
+    return Network(nnx.graphdef(abstract), state, items, settings, unit)
+
+
+def fit_network(
+    build: Callable[..., nnx.Module],
+    loss: Callable[..., jax.Array],
+    train: Interactions,
+    settings: NetworkSettings,
+    *,
+    key: jax.Array,
+    unit: bool,
+    validate: Callable[[Network], float] | None,
+    on_epoch: Callable[[Progress, dict[str, float]], None],
+    resume: Callable[[Progress], Progress],
+) -> Network:
+    """Train a module on every user of `train` that has a purchase.
+
+    Args:
+      build: `build(items, rngs=...)` makes the module.
+      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each user.
+      train: purchases.
+      settings: the network's settings.
+      key: for initialisation and training.
+      unit: divide inputs by each user's largest value.
+      validate: a fitted network to a score; None: train for exactly `settings.epochs`.
+      on_epoch: told the progress after every epoch.
+      resume: given the progress before the first epoch, returns where to start: that, or a stored one.
+
+    Returns:
+      The network of the best epoch.
+    """
+    items = len(train.items)
+    init_key, train_key = jax.random.split(key)
+    module = build(items, rngs=nnx.Rngs(params=init_key))
+    graphdef, variables = nnx.split(module)
+    params = nnx.to_pure_dict(variables)
+    matrix = _input_matrix(train, None, settings, unit)
+    matrix = matrix[np.diff(matrix.indptr) > 0]
+    rows, length = batching.sparse_rows(matrix)
+    optimizer = optax.adam(settings.learning_rate)
+
+    def merged_loss(params: dict[str, Any], batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
+        return loss(nnx.merge(graphdef, params), batch, step, key)
+
+    epoch = make_epoch(
+        rows,
+        users=matrix.shape[0],
+        items=items,
+        length=length,
+        batch_size=min(settings.batch_size, matrix.shape[0]),
+        loss=merged_loss,
+        optimizer=optimizer,
+    )
+
+    def network(params: dict[str, Any]) -> Network:
+        return Network(graphdef, params, items, settings, unit)
+
+    progress = run_epochs(
+        epoch,
+        resume(init_progress(init_state(params, optimizer))),
+        key=train_key,
+        epochs=settings.epochs,
+        patience=settings.patience,
+        learning_rate=settings.learning_rate,
+        validate=None if validate is None else lambda params: validate(network(params)),
+        on_epoch=on_epoch,
+    )
+    return network(progress.best_params)

@@ -1,0 +1,349 @@
+"""Protocols: every one cuts the interactions and returns the one `Split`.
+
+Returns are netted within a part, after the cut: what is sent back later changes nothing that was known before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import scipy.sparse as sp
+
+from aejax.errors import InputError
+from aejax.interactions import Histories, Interactions, histories_of, net_returns
+from aejax.matrix import user_item_matrix
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+_NOTES = {
+    "last-order": "other customers' orders after a customer's last order are visible to the model",
+    "reconstruction": "scores are on the training matrix itself: this protocol leaks, and says nothing about new purchases",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """n users of whom something is held out.
+
+    Attributes:
+      users: `[n]` int, increasing indices into the vocabulary.
+      inputs: what the model sees of them.
+      targets: `[n, I]` binary CSR, what is held out.
+      seen: `[n, I]` binary CSR, what must not be recommended.
+      left_out: users left out of this part because they have no inputs or no targets.
+    """
+
+    users: np.ndarray
+    inputs: Histories
+    targets: sp.csr_array
+    seen: sp.csr_array
+    left_out: int
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The parts of a protocol.
+
+    Attributes:
+      protocol: its name.
+      train: what a model learns from while choices are made.
+      validation: for every choice.
+      test: read once.
+      refit: train and validation as one part, for the last fit before test is read; None where there is no refit.
+      note: what a reader of the figures must know; empty where there is nothing.
+    """
+
+    protocol: str
+    train: Interactions
+    validation: HeldOut
+    test: HeldOut
+    refit: Interactions | None
+    note: str
+
+
+def resolve_protocol(lines: Interactions, protocol: str | None) -> str:
+    """The protocol given, or else the strongest that the data carry."""
+    if protocol is not None:
+        return protocol
+    if lines.part is not None:
+        return "predefined"
+    return "time" if lines.at is not None else "users"
+
+
+def split(
+    lines: Interactions,
+    *,
+    protocol: str,
+    seed: int = 0,
+    test_share: float = 0.1,
+    cut: str | None = None,
+    repeat: str = "exclude",
+) -> Split:
+    """Cut the interactions by a protocol. A pure function of its arguments.
+
+    Args:
+      lines: order lines with their returns.
+      protocol: `users`, `items`, `last-order`, `time`, `predefined` or `reconstruction`.
+      seed: for the protocols that draw at random.
+      test_share: `time`: share of the period that is held out.
+      cut: `time`: an ISO date in place of `test_share`.
+      repeat: `exclude`: what the inputs hold is no target and must not be recommended; `include`: it may be both.
+
+    Returns:
+      The split. Its parts share vocabularies.
+
+    Raises:
+      InputError: the data cannot carry the protocol, or a part is empty.
+    """
+    if protocol == "users":
+        result = _split_users(lines, seed)
+    elif protocol == "items":
+        result = _split_items(lines, seed)
+    elif protocol == "last-order":
+        result = _split_last_order(lines, repeat)
+    elif protocol == "time":
+        result = _split_time(lines, test_share, cut, repeat)
+    elif protocol == "predefined":
+        result = _split_predefined(lines, seed, repeat)
+    elif protocol == "reconstruction":
+        result = _split_reconstruction(lines)
+    else:
+        raise ValueError(f"unknown protocol {protocol}")
+    for name, part in (("validation", result.validation), ("test", result.test)):
+        if len(part) == 0:
+            raise InputError(
+                f"--split {protocol} leaves no customer with both inputs and targets in its {name} part "
+                f"({part.left_out} were left out); more data, another --split, or a lower --min-customers is needed"
+            )
+    if len(result.train) == 0:
+        raise InputError(f"--split {protocol} leaves nothing to train on; try a later --cut or another --split")
+    return result
+
+
+def held_out(
+    inputs: Interactions,
+    targets: Interactions,
+    *,
+    seen: Interactions | None,
+    repeat: str = "exclude",
+    as_of: np.ndarray | None = None,
+    among: np.ndarray | None = None,
+) -> HeldOut:
+    """The held-out part of all users that have both inputs and targets.
+
+    Args:
+      inputs: purchases before the cut.
+      targets: purchases after it.
+      seen: what must not be recommended; None: the inputs under `exclude`, nothing under `include`.
+      repeat: under `exclude`, what is seen is no target.
+      as_of: `[U]` datetime64[s], each user's cut; None without dates.
+      among: the users that could be in this part; None: all.
+
+    Returns:
+      The part; the rest of `among` is counted in `left_out`.
+    """
+    target_matrix = user_item_matrix(targets)
+    seen_matrix = user_item_matrix(seen if seen is not None else inputs)
+    if repeat == "include":
+        seen_matrix = sp.csr_array(seen_matrix.shape, dtype=np.float32)
+    target_matrix = sp.csr_array(target_matrix - target_matrix.multiply(seen_matrix))
+    target_matrix.eliminate_zeros()
+    target_matrix.sort_indices()
+    has_inputs = np.bincount(inputs.user, minlength=len(inputs.users)) > 0
+    has_targets = np.diff(target_matrix.indptr) > 0
+    possible = np.ones(len(inputs.users), dtype=bool) if among is None else np.isin(np.arange(len(inputs.users)), among)
+    users = np.flatnonzero(has_inputs & has_targets & possible)
+    return HeldOut(
+        users=users,
+        inputs=histories_of(inputs, users, None if as_of is None else as_of[users]),
+        targets=target_matrix[users],
+        seen=seen_matrix[users],
+        left_out=int(possible.sum()) - len(users),
+    )
+
+
+def _latest(lines: Interactions) -> np.ndarray | None:
+    """`[U]` the latest moment in these lines, for every user alike; None without dates."""
+    if lines.at is None:
+        return None
+    return np.full(len(lines.users), lines.at.max(initial=np.datetime64(0, "s")))
+
+
+def _pairs(lines: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct user-item pairs, sorted, as `user * I + item`, and each line's position among them."""
+    return np.unique(lines.user.astype(np.int64) * len(lines.items) + lines.item, return_inverse=True)
+
+
+def _shuffled_rank(groups: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted group numbers `[m]` -> each element's rank in a random order of its group, and its group's size."""
+    order = np.lexsort((rng.random(len(groups)), groups))
+    sizes = np.bincount(groups) if len(groups) else np.zeros(0, dtype=int)
+    starts = np.concatenate([[0], np.cumsum(sizes)])[groups]
+    rank = np.empty(len(groups), dtype=np.int64)
+    rank[order] = np.arange(len(groups)) - starts
+    return rank, sizes[groups]
+
+
+def _split_users(lines: Interactions, seed: int) -> Split:
+    # Liang et al. (2018), section 4.1: strong generalisation, 80% of a held-out user's items are the inputs.
+    bought = net_returns(lines)
+    rng = np.random.default_rng(seed)
+    users = rng.permutation(np.unique(bought.user))
+    size = min(10_000, max(1, len(users) // 10))
+    if len(users) < 3:
+        raise InputError(f"--split users needs at least 3 customers with purchases, and there are {len(users)}")
+    groups = {VALIDATION: np.sort(users[:size]), TEST: np.sort(users[size : 2 * size])}
+    pairs, pair_of_line = _pairs(bought)
+    rank, count = _shuffled_rank(pairs // len(bought.items), rng)
+    is_target = (rank < np.maximum(1, count // 5))[pair_of_line]
+    parts = {}
+    for name, group in groups.items():
+        own = np.isin(bought.user, group)
+        parts[name] = held_out(
+            bought.take(own & ~is_target), bought.take(own & is_target), seen=None, as_of=_latest(bought), among=group
+        )
+    rest = ~np.isin(bought.user, np.concatenate(list(groups.values())))
+    return Split("users", bought.take(rest), parts[VALIDATION], parts[TEST], None, "")
+
+
+def _split_items(lines: Interactions, seed: int) -> Split:
+    bought = net_returns(lines)
+    pairs, pair_of_line = _pairs(bought)
+    rank, count = _shuffled_rank(pairs // len(bought.items), np.random.default_rng(seed))
+    # A tenth each, at least one each where two or three items allow it: the rule of RecBole's ratio split.
+    tests = np.where(count > 1, np.maximum(1, count // 10), 0)
+    validations = np.where(count > 2, np.maximum(1, count // 10), 0)
+    part_of_pair = np.where(rank < tests, TEST, np.where(rank < tests + validations, VALIDATION, TRAIN))
+    part = part_of_pair[pair_of_line]
+    return _from_parts("items", bought, part)
+
+
+def _from_parts(protocol: str, bought: Interactions, part: np.ndarray) -> Split:
+    """A split of lines by their part: test sees train, and masks train and validation."""
+    train, validation, test = (bought.take(part == name) for name in (TRAIN, VALIDATION, TEST))
+    as_of = _latest(bought)
+    return Split(
+        protocol,
+        train,
+        held_out(train, validation, seen=None, as_of=as_of),
+        held_out(train, test, seen=bought.take(part != TEST), as_of=as_of),
+        None,
+        "",
+    )
+
+
+def _split_predefined(lines: Interactions, seed: int, repeat: str) -> Split:
+    if lines.part is None:
+        raise InputError(
+            "--split predefined needs a split in the data's own files (train.txt and test.txt, or NAME.train.inter "
+            "and so on), and this folder has none; try --split time, users or items"
+        )
+    if np.any(lines.part == VALIDATION):
+        return _from_parts("predefined", net_returns(lines), net_returns(lines).part)
+    known = net_returns(lines.take(lines.part == TRAIN))
+    test = net_returns(lines.take(lines.part == TEST))
+    pairs, pair_of_line = _pairs(known)
+    rank, count = _shuffled_rank(pairs // len(known.items), np.random.default_rng(seed))
+    carved = (rank < np.where(count > 1, np.maximum(1, count // 10), 0))[pair_of_line]
+    train = known.take(~carved)
+    as_of = _latest(known)
+    return Split(
+        "predefined",
+        train,
+        held_out(train, known.take(carved), seen=None, as_of=as_of),
+        held_out(known, test, seen=None, repeat=repeat, as_of=as_of),
+        known,
+        "",
+    )
+
+
+def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat: str) -> Split:
+    if lines.at is None:
+        raise InputError("--split time needs order dates (created_at), and these data have none; try --split users")
+    first, last = lines.at.min(), lines.at.max()
+    if cut is not None:
+        test_from = np.datetime64(cut, "s")
+        if not first < test_from <= last:
+            raise InputError(f"--cut {cut} is not inside the period of the orders, {first} to {last}")
+        stretch = last - test_from
+    else:
+        stretch = np.timedelta64(round((last - first).astype(int) * test_share), "s")
+        test_from = last - stretch
+    validation_from = test_from - max(stretch, np.timedelta64(1, "s"))
+
+    def before(moment: np.datetime64) -> Interactions:
+        return net_returns(lines.take(lines.at < moment))
+
+    def everyone(moment: np.datetime64) -> np.ndarray:
+        return np.full(len(lines.users), moment)
+
+    middle = net_returns(lines.take((lines.at >= validation_from) & (lines.at < test_from)))
+    end = net_returns(lines.take(lines.at >= test_from))
+    train, refit = before(validation_from), before(test_from)
+    return Split(
+        "time",
+        train,
+        held_out(train, middle, seen=None, repeat=repeat, as_of=everyone(validation_from)),
+        held_out(refit, end, seen=None, repeat=repeat, as_of=everyone(test_from)),
+        refit,
+        f"test holds the purchases from {test_from} on, validation those from {validation_from}",
+    )
+
+
+def _split_last_order(lines: Interactions, repeat: str) -> Split:
+    if lines.order is None:
+        raise InputError("--split last-order needs order ids (order_id), and these data have none; try --split users")
+    if lines.at is None:
+        raise InputError("--split last-order needs order dates (created_at), and these data have none; try users")
+    # An order is one with purchases; a pure return is a note on earlier orders.
+    bought = lines.quantity > 0
+    moment = np.full(int(lines.order.max(initial=-1)) + 1, np.iinfo(np.int64).min)
+    owner = np.full(len(moment), -1)
+    moment[lines.order[bought]] = lines.at[bought].astype(np.int64)
+    owner[lines.order[bought]] = lines.user[bought]
+    orders = np.flatnonzero(owner >= 0)
+    orders = orders[np.lexsort((orders, moment[orders], owner[orders]))]
+    sizes = np.bincount(owner[orders], minlength=len(lines.users))
+    from_last = np.cumsum(sizes)[owner[orders]] - np.arange(len(orders)) - 1  # 0 for a user's last order
+    place = np.full(len(moment), -1)
+    place[orders] = from_last
+    has_test, has_validation = sizes >= 2, sizes >= 3
+
+    place_of_line = place[lines.order]
+    is_test = bought & (place_of_line == 0) & has_test[lines.user]
+    is_validation = bought & (place_of_line == 1) & has_validation[lines.user]
+    never = np.iinfo(np.int64).max
+    test_from, validation_from = (np.full(len(lines.users), never) for _ in range(2))
+    np.minimum.at(test_from, lines.user[is_test], lines.at[is_test].astype(np.int64))
+    np.minimum.at(validation_from, lines.user[is_validation], lines.at[is_validation].astype(np.int64))
+    validation_from = np.minimum(validation_from, test_from)
+    at = lines.at.astype(np.int64)
+    # Purchases are known by the place of their order (two orders may share a second), returns by their date.
+    known_at_test = np.where(bought, ~is_test, at < test_from[lines.user])
+    known_at_validation = np.where(bought, ~is_test & ~is_validation, at < validation_from[lines.user])
+    train, refit = net_returns(lines.take(known_at_validation)), net_returns(lines.take(known_at_test))
+    as_of_test = np.where(has_test, test_from, 0).astype("datetime64[s]")
+    as_of_validation = np.where(has_validation, validation_from, 0).astype("datetime64[s]")
+    return Split(
+        "last-order",
+        train,
+        held_out(train, lines.take(is_validation), seen=None, repeat=repeat, as_of=as_of_validation),
+        held_out(refit, lines.take(is_test), seen=None, repeat=repeat, as_of=as_of_test),
+        refit,
+        _NOTES["last-order"],
+    )
+
+
+def _split_reconstruction(lines: Interactions) -> Split:
+    bought = net_returns(lines)
+    users = np.unique(bought.user)
+    matrix = user_item_matrix(bought)[users]
+    as_of = _latest(bought)
+    nothing = sp.csr_array(matrix.shape, dtype=np.float32)
+    inputs = histories_of(bought, users, None if as_of is None else as_of[users])
+    everything = HeldOut(users, inputs, matrix, nothing, len(bought.users) - len(users))
+    return Split("reconstruction", bought, everything, everything, None, _NOTES["reconstruction"])

@@ -1,0 +1,183 @@
+"""Training as pure functions: a state, one step, one epoch as a scan, and the loop that stops in time.
+
+Legend: U users, B batch, T steps of an epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from aejax import batching
+from aejax.errors import InputError
+
+Params = TypeVar("Params")
+# (params, batch, step, key) -> the loss of each example, [B]
+LossFunction = Callable[[Any, batching.Batch, jax.Array, jax.Array], jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState(Generic[Params]):
+    """What a step takes and returns. It is donated: the old one is gone after the step.
+
+    Attributes:
+      params: the parameters.
+      opt_state: the optimizer's state.
+      step: int32 scalar, number of updates made.
+    """
+
+    params: Params
+    opt_state: optax.OptState
+    step: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Progress(Generic[Params]):
+    """Where a training stands after an epoch: all that is needed to go on in the same bits.
+
+    Attributes:
+      state: the latest state.
+      best_params: the parameters of the best epoch by validation, or the latest ones where nothing is validated.
+      best_score: validation score of the best epoch, `-inf` before the first.
+      best_epoch: that epoch, counted from 1; the latest one where nothing is validated.
+      epoch: epochs done.
+    """
+
+    state: TrainState[Params]
+    best_params: Params
+    best_score: float
+    best_epoch: int
+    epoch: int
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState[Params]:
+    """The state before the first step."""
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))  # pyright: ignore[reportArgumentType]
+
+
+def init_progress(state: TrainState[Params]) -> Progress[Params]:
+    """The progress before the first epoch."""
+    # A copy: the state is donated to the first epoch, and the best parameters must survive it.
+    return Progress(state, jax.tree.map(jnp.copy, state.params), -math.inf, 0, 0)
+
+
+def train_step(
+    state: TrainState[Params],
+    batch: batching.Batch,
+    weight: jax.Array,
+    key: jax.Array,
+    *,
+    loss: LossFunction,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState[Params], jax.Array]:
+    """One update on the weighted mean of the examples' losses.
+
+    Args:
+      state: the state.
+      batch: B examples.
+      weight: `[B]`, 0 for padding.
+      key: for dropout and sampling of this step.
+      loss: unreduced loss.
+      optimizer: an optax transformation.
+
+    Returns:
+      The next state and the summed weighted loss of the batch.
+    """
+
+    def mean_loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        total = (loss(params, batch, state.step, key) * weight).sum()
+        return total / weight.sum(), total
+
+    grads, total = jax.grad(mean_loss, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)  # pyright: ignore[reportArgumentType]
+    params = optax.apply_updates(state.params, updates)  # pyright: ignore[reportArgumentType]
+    return TrainState(params, opt_state, state.step + 1), total  # pyright: ignore[reportReturnType]
+
+
+def make_epoch(
+    rows: batching.SparseRows,
+    *,
+    users: int,
+    items: int,
+    length: int,
+    batch_size: int,
+    loss: LossFunction,
+    optimizer: optax.GradientTransformation,
+) -> Callable[[TrainState[Params], jax.Array], tuple[TrainState[Params], jax.Array]]:
+    """One epoch as one compiled scan: `(state, epoch_key) -> (state, mean loss over users)`; the state is donated."""
+
+    def epoch(rows: batching.SparseRows, state: TrainState[Params], epoch_key: jax.Array):
+        order_key, steps_key = jax.random.split(epoch_key)
+
+        def body(state: TrainState[Params], xs: tuple[jax.Array, jax.Array]):
+            index, chosen = xs
+            batch = batching.gather_rows(rows, chosen, length, items)
+            weight = (chosen < users).astype(jnp.float32)
+            step_key = jax.random.fold_in(steps_key, index)
+            return train_step(state, batch, weight, step_key, loss=loss, optimizer=optimizer)
+
+        order = batching.epoch_order(order_key, users, batch_size)
+        state, totals = jax.lax.scan(body, state, (jnp.arange(order.shape[0]), order))
+        return state, totals.sum() / users
+
+    compiled = jax.jit(epoch, donate_argnums=1)
+    return lambda state, epoch_key: compiled(rows, state, epoch_key)
+
+
+def run_epochs(
+    epoch: Callable[[TrainState[Params], jax.Array], tuple[TrainState[Params], jax.Array]],
+    progress: Progress[Params],
+    *,
+    key: jax.Array,
+    epochs: int,
+    patience: int,
+    learning_rate: float,
+    validate: Callable[[Params], float] | None,
+    on_epoch: Callable[[Progress[Params], dict[str, float]], None],
+) -> Progress[Params]:
+    """Train until `epochs` are done, or until `patience` epochs in a row brought no better validation score.
+
+    Epoch e draws everything from `fold_in(key, e)`, so a training that goes on from a stored progress ends in the same
+    bits as one that was never interrupted.
+
+    Args:
+      epoch: from `make_epoch`.
+      progress: where to start.
+      key: for all epochs.
+      epochs: the most epochs.
+      patience: epochs without improvement before stopping.
+      learning_rate: named in the message when training diverges.
+      validate: parameters to a score, higher is better; None: no early stopping, the last parameters are the best.
+      on_epoch: told the progress and a record of plain numbers after every epoch.
+
+    Raises:
+      InputError: the loss is not finite.
+    """
+    while progress.epoch < epochs and not (validate and progress.epoch - progress.best_epoch >= patience):
+        number = progress.epoch + 1
+        state, mean_loss = epoch(progress.state, jax.random.fold_in(key, number))
+        loss = float(jax.device_get(mean_loss))  # the one fetch of this epoch
+        if not math.isfinite(loss):
+            raise InputError(
+                f"epoch {number}: the loss is {loss} at learning_rate {learning_rate:g}; "
+                f"try --set learning_rate={learning_rate / 10:g}"
+            )
+        record = {"epoch": number, "loss": loss}
+        score = math.inf
+        if validate is not None:
+            score = record["validation"] = validate(state.params)
+        if validate is None or score > progress.best_score:
+            best_params = jax.tree.map(jnp.copy, state.params)
+            progress = Progress(state, best_params, score, number, number)
+        else:
+            progress = dataclasses.replace(progress, state=state, epoch=number)
+        on_epoch(progress, record)
+    return progress
