@@ -114,7 +114,14 @@ def restore_network(
 ) -> Network:
     """The network that a run stored; `build(rngs=...)` gives the structure, and no parameter is initialised."""
     abstract = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(params=0)))
-    return Network(nnx.graphdef(abstract), state, items, settings, unit)
+    return Network(nnx.graphdef(abstract), _with_layer_numbers(state), items, settings, unit)
+
+
+def _with_layer_numbers(state: Any) -> Any:
+    """Stored keys are text; NNX counts the layers of a list with whole numbers."""
+    if not isinstance(state, dict):
+        return state
+    return {int(key) if str(key).isdigit() else key: _with_layer_numbers(value) for key, value in state.items()}
 
 
 def fit_network(

@@ -1,0 +1,165 @@
+"""Top-N products for customers, with real ids and titles.
+
+Legend: n customers, I products, K the length of a list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from aejax import batching, ranking
+from aejax.errors import InputError, nearest
+from aejax.interactions import Histories, Interactions, histories_of, net_returns
+from aejax.matrix import history_matrix, user_item_matrix
+from aejax.models import Model
+
+COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
+
+
+@partial(jax.jit, static_argnames="k")
+def _best(scores: jax.Array, seen: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    best, items = ranking.top_k_items(ranking.mask_items(scores, seen), k)
+    return best, items, jnp.isnan(scores).any()
+
+
+def recommend(
+    model: Model,
+    lines: Interactions,
+    customers: Sequence[str],
+    titles: pd.Series,
+    *,
+    top: int = 10,
+    repeat: str = "exclude",
+) -> Iterator[pd.DataFrame]:
+    """The best products for each customer, from their whole history, a chunk of customers at a time.
+
+    Args:
+      model: a fitted model.
+      lines: all order lines with their returns; their products are the model's.
+      customers: ids, in the order in which they shall come out. One without usable history gets the most popular
+        products (`basis` is `popular`).
+      titles: sku -> title.
+      top: K, products per customer.
+      repeat: `exclude` leaves out what the customer has bought.
+
+    Yields:
+      Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
+
+    Raises:
+      InputError: `top` is not between 1 and the number of products, or the model scored NaN.
+    """
+    count = len(lines.items)
+    if not 1 <= top <= count:
+        raise InputError(f"--top is {top}; expected 1 to {count}, the number of products this run knows")
+    bought = net_returns(lines)
+    popular = popularity_ranking(bought)[:top]
+    known = lines.users.index(customers)
+    has_history = np.bincount(bought.user, minlength=len(lines.users)) > 0
+    known = np.where((known >= 0) & has_history[known], known, -1)
+    title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
+    as_of = None if lines.at is None else np.full(len(lines.users), lines.at.max())
+    size = batching.scoring_chunk(count)
+    for start in range(0, len(customers), size):
+        chunk = known[start : start + size]
+        users = np.unique(chunk[chunk >= 0])
+        items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
+        if len(users):
+            histories = histories_of(bought, users, None if as_of is None else as_of[users])
+            best, best_items = _score(model, histories, top, repeat, rows=min(size, len(customers)))
+            row = np.searchsorted(users, chunk)
+            of_model = chunk >= 0
+            items[of_model], scores[of_model] = best_items[row[of_model]], best[row[of_model]]
+        items[chunk < 0], scores[chunk < 0] = popular["item"], popular["customers"]
+        rows, ranks = np.nonzero(items < count)
+        ids = np.asarray(customers[start : start + size], dtype=object)
+        yield pd.DataFrame(
+            {
+                "customer_id": ids[rows],
+                "rank": ranks + 1,
+                "sku": lines.items.ids[items[rows, ranks]],
+                "title": title_of[items[rows, ranks]],
+                "score": scores[rows, ranks].astype(np.float32),
+                "basis": np.where(chunk[rows] >= 0, "model", "popular"),
+            },
+            columns=list(COLUMNS),
+        )
+
+
+def _score(
+    model: Model, histories: Histories, top: int, repeat: str, *, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Histories of n customers -> scores and items `[n, top]`; the batch is filled up to a fixed number of rows."""
+    missing = rows - len(histories)
+    batch: Any = jax.tree.map(
+        lambda leaf: np.pad(leaf, ((0, missing), *((0, 0),) * (leaf.ndim - 1)), mode="edge"), model.encode(histories)
+    )
+    seen = history_matrix(histories)
+    if repeat == "include":
+        seen = sp.csr_array(seen.shape, dtype=np.float32)
+    best, items, any_nan = jax.device_get(
+        _best(model.scores(batch), jnp.asarray(batching.pad_rows(seen, rows=rows).items), top)
+    )
+    if any_nan:
+        raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
+    return best[: len(histories)], items[: len(histories)]
+
+
+def popularity_ranking(bought: Interactions) -> np.ndarray:
+    """Products by number of customers, most first, ties by index: `[I]` records of `item` and `customers`."""
+    customers = user_item_matrix(bought).sum(axis=0)
+    order = np.argsort(-customers, kind="stable")
+    result = np.empty(len(order), dtype=[("item", np.int64), ("customers", np.float32)])
+    result["item"], result["customers"] = order, customers[order]
+    return result
+
+
+def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, top: int = 10) -> pd.DataFrame:
+    """Products whose score rises most for a customer who bought only this one, against a customer who bought nothing.
+
+    For a multinomial model that is the log of the lift `p(i | sku) / p(i)`; no model needs an embedding for it.
+
+    Returns:
+      A frame with the columns `rank, sku, title, score`.
+
+    Raises:
+      InputError: the product is unknown, `top` is out of range, or the model scores every customer alike.
+    """
+    index = int(lines.items.index([sku])[0])
+    if index < 0:
+        raise InputError(f'--sku is "{sku}", which this run does not know (or set aside as rare); {_near_sku(sku, lines)}')
+    if not 1 <= top < len(lines.items):
+        raise InputError(f"--top is {top}; expected 1 to {len(lines.items) - 1}, the number of other products")
+    one = dataclasses.replace(
+        lines.take(np.flatnonzero(lines.item == index)[:1]),
+        user=np.zeros(1, dtype=np.int32),
+        quantity=np.ones(1, dtype=np.int32),
+        users=lines.users.take(np.arange(min(2, len(lines.users)))),
+    )
+    as_of = None if one.at is None else np.repeat(one.at, len(one.users))
+    scores = np.array(model.scores(model.encode(Histories(one, as_of))), dtype=np.float64)
+    lift = scores[0] - scores[1]
+    if not np.any(lift):
+        raise InputError("this model scores every customer alike, so it knows no similar products; use another model")
+    lift[index] = -np.inf
+    order = np.argsort(-lift, kind="stable")[:top]
+    return pd.DataFrame(
+        {
+            "rank": np.arange(1, top + 1),
+            "sku": lines.items.ids[order],
+            "title": titles.reindex(lines.items.ids[order]).to_numpy(dtype=object),
+            "score": lift[order].astype(np.float32),
+        }
+    )
+
+
+def _near_sku(sku: str, lines: Interactions) -> str:
+    return nearest(sku, lines.items.ids[:2000]).split("Known:")[0] or "see products.csv for the SKUs"

@@ -1,0 +1,78 @@
+"""Model names -> families, imported only when used; and settings from plain text."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aejax.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from aejax.models import Family
+
+MODELS = {
+    "popularity": "aejax.models.popularity:FAMILY",
+    "ae": "aejax.models.ae:FAMILY",
+    "vae": "aejax.models.vae:FAMILY",
+    "multdae": "aejax.models.multvae:MULTDAE",
+    "multvae": "aejax.models.multvae:MULTVAE",
+}
+
+
+def family(name: str) -> Family:
+    """The family of this name.
+
+    Raises:
+      InputError: no such model; the message proposes the nearest.
+    """
+    if name not in MODELS:
+        raise InputError(f'model "{name}" is unknown; {nearest(name, MODELS)}')
+    module, attribute = MODELS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def field_types(settings: type) -> dict[str, Any]:
+    """Names and types of a settings dataclass."""
+    hints = typing.get_type_hints(settings)
+    return {field.name: hints[field.name] for field in dataclasses.fields(settings)}
+
+
+def make_settings(name: str, given: Mapping[str, Any]) -> Any:
+    """The settings of a model: its defaults, with what is given as text (`--set`) or as JSON values.
+
+    Raises:
+      InputError: an unknown setting, or a value of the wrong type or range.
+    """
+    kind = family(name).settings
+    known = field_types(kind)
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            has = nearest(key, known) if known else "it has none"
+            raise InputError(f'model {name} has no setting "{key}"; {has}')
+        values[key] = _parse(f"{key} of model {name}", value, known[key])
+    return kind(**values)
+
+
+def _parse(place: str, value: Any, kind: Any) -> Any:
+    """`value` (text or JSON) as `kind`: int, float, bool, str, tuple[int, ...], or one of them or None."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        if value is None or value in ("none", "None"):
+            return None
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    try:
+        if typing.get_origin(kind) is tuple:
+            parts = value.strip("()[] ").split(",") if isinstance(value, str) else value
+            return tuple(_parse(place, part, typing.get_args(kind)[0]) for part in parts if str(part).strip())
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        return kind(value)
+    except (ValueError, TypeError, KeyError):
+        expected = "whole numbers such as 128,64" if typing.get_origin(kind) is tuple else kind.__name__
+        raise InputError(f'{place} is "{value}"; expected {expected}') from None

@@ -1,0 +1,275 @@
+"""Run directories: whole or absent. What is unfinished lives in a hidden sibling; replacing is two renames.
+
+A run `checkpoints/NAME` is made in `checkpoints/.NAME.unfinished`. Replacing an older run renames it to
+`.NAME.previous`, renames the new one to `NAME`, and only then deletes the old. `repair` finishes what a crash left
+between those steps, and every command calls it first. Nothing here is a pickle: JSON, Parquet and Orbax arrays.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import aejax
+from aejax.config import RunConfig
+from aejax.errors import InputError
+from aejax.interactions import Dataset, Interactions, Vocabulary
+
+FORMAT = 1
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where `path` grows until it is whole."""
+    return path.parent / f".{path.name}.unfinished"
+
+
+def _previous_path(path: Path) -> Path:
+    return path.parent / f".{path.name}.previous"
+
+
+def repair(path: Path) -> None:
+    """Finish or undo a replacement that a crash interrupted."""
+    previous = _previous_path(path)
+    if previous.exists():
+        if path.exists():
+            shutil.rmtree(previous)
+        else:
+            previous.rename(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn failures of the file system into one message that names the place and the remedy."""
+    try:
+        yield
+    except OSError as problem:
+        remedies = {
+            errno.ENOSPC: "the disk is full; free some space",
+            errno.EDQUOT: "the disk quota is used up; free some space",
+            errno.EFBIG: "a file may not grow that large here; raise the limit (ulimit -f)",
+            errno.EROFS: "the file system is read-only; choose another folder",
+            errno.EACCES: "the folder may not be written; choose another folder or change its permissions",
+            errno.EPERM: "the folder may not be written; choose another folder or change its permissions",
+            errno.ENOTDIR: "a part of this path is a file; choose another folder",
+        }
+        if problem.errno not in remedies:
+            raise
+        raise InputError(f"cannot write {path}: {remedies[problem.errno]}") from None
+
+
+def stage(path: Path, *, overwrite: bool = False, resume: bool = False) -> Path:
+    """An empty folder (or, with `resume`, the one that was left) in which `path` can grow.
+
+    Raises:
+      InputError: `path` exists and `overwrite` is not given, or there is nothing to resume, or it cannot be written.
+    """
+    with writing(path):
+        repair(path)
+        unfinished = unfinished_path(path)
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists; give --overwrite to replace it, or another --run or --out")
+        if resume:
+            if not (unfinished / "config.json").exists():
+                raise InputError(f"--resume finds no unfinished run of {path}; start it without --resume")
+            return unfinished
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True)
+        return unfinished
+
+
+def publish(path: Path) -> None:
+    """Put the finished folder in its place, in place of an older one."""
+    with writing(path):
+        repair(path)
+        previous = _previous_path(path)
+        if path.exists():
+            path.rename(previous)
+        unfinished_path(path).rename(path)
+        if previous.exists():
+            shutil.rmtree(previous)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, if it is there."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write, renamed to `path` when the block ends well and removed when it does not."""
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Content as JSON, whole or not at all; equal content gives equal bytes."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """JSON of a run's file.
+
+    Raises:
+      InputError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; is {path.parent} a run directory?") from None
+    except ValueError as problem:
+        raise InputError(f"{path} is not JSON: {problem}") from None
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """`config.json`, with the format's number."""
+    write_json(folder / "config.json", {"format": FORMAT, **config.to_json()})
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The config of a run.
+
+    Raises:
+      InputError: there is no run, or it is of another version.
+    """
+    if not folder.is_dir():
+        there = sorted(other.name for other in folder.parent.glob("*/")) if folder.parent.is_dir() else []
+        raise InputError(f"{folder} is not a run directory; in {folder.parent} there are: {', '.join(there) or 'none'}")
+    plain = read_json(folder / "config.json")
+    number = plain.pop("format", None) if isinstance(plain, dict) else None
+    if number != FORMAT:
+        raise InputError(
+            f"{folder} was written by another version of aejax (run format {number}, this version reads {FORMAT}); "
+            f"fit it again"
+        )
+    return RunConfig.from_json(plain)
+
+
+def environment(files: Sequence[Path]) -> dict[str, Any]:
+    """Versions, device, git commit and SHA-256 of the data: what one must know to repeat a run."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pandas", "pyarrow", "orbax-checkpoint")
+    device = jax.devices()[0]
+    return {
+        "aejax": aejax.__version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "cpus": os.cpu_count(),
+        "data_sha256": {file.name: _sha256(file) for file in files},
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree that runs, where it is a git checkout."""
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None if found.returncode == 0 else None
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def write_data(folder: Path, dataset: Dataset) -> None:
+    """`data/`: all that later commands need of the shop, so that none reads its files again."""
+    with writing(folder):
+        (folder / "data").mkdir(exist_ok=True)
+        lines = dataset.interactions
+        columns: dict[str, Any] = {
+            "customer_id": pa.DictionaryArray.from_arrays(pa.array(lines.user), pa.array(lines.users.ids, pa.string())),
+            "sku": pa.DictionaryArray.from_arrays(pa.array(lines.item), pa.array(lines.items.ids, pa.string())),
+            "quantity": lines.quantity,
+        }
+        columns |= {
+            name: column for name in ("order", "at", "part") if (column := getattr(lines, name)) is not None
+        }
+        pq.write_table(pa.table(columns), folder / "data" / "interactions.parquet")
+        dataset.customers.to_parquet(folder / "data" / "customers.parquet", index=False)
+        dataset.products.to_parquet(folder / "data" / "products.parquet", index=False)
+        write_json(folder / "data" / "quality.json", {"format": dataset.format, "quality": dataset.quality})
+
+
+def read_data(folder: Path) -> Dataset:
+    """The data that `write_data` wrote.
+
+    Raises:
+      InputError: a file is missing or damaged.
+    """
+    try:
+        table = pq.read_table(folder / "data" / "interactions.parquet")
+        customers = pd.read_parquet(folder / "data" / "customers.parquet")
+        products = pd.read_parquet(folder / "data" / "products.parquet")
+    except (OSError, pa.ArrowInvalid) as problem:
+        raise InputError(f"the data of run {folder} cannot be read ({problem}); fit it again") from None
+    user, users = _decode(table["customer_id"])
+    item, items = _decode(table["sku"])
+    optional = {
+        name: table[name].to_numpy() if name in table.column_names else None for name in ("order", "at", "part")
+    }
+    lines = Interactions(user, item, table["quantity"].to_numpy(), users, items, **optional)
+    stored = read_json(folder / "data" / "quality.json")
+    return Dataset(stored["format"], lines, customers, products, stored["quality"], ())
+
+
+def _decode(column: pa.ChunkedArray) -> tuple[np.ndarray, Vocabulary]:
+    """A dictionary-coded text column -> indices `[N]` int32 into the sorted vocabulary of its values."""
+    coded = column.combine_chunks().dictionary_encode() if not pa.types.is_dictionary(column.type) else (
+        column.unify_dictionaries().combine_chunks()
+    )
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.chunk(0)
+    ids = np.array(coded.dictionary.to_pylist(), dtype=object)
+    order = np.argsort(ids)
+    position = np.empty(len(ids), dtype=np.int32)
+    position[order] = np.arange(len(ids), dtype=np.int32)
+    return position[coded.indices.to_numpy()], Vocabulary(ids[order])
+
+
+def save_state(folder: Path, state: Any) -> None:
+    """A pytree of arrays and numbers, as an Orbax checkpoint that appears whole."""
+    import orbax.checkpoint as ocp
+
+    with writing(folder), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), state)
+
+
+def load_state(folder: Path, like: Any = None) -> Any:
+    """The pytree that `save_state` saved; with `like`, in its structure, else as nested dicts.
+
+    Raises:
+      InputError: it is missing or damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(folder.absolute(), like)
+    except (FileNotFoundError, ValueError, KeyError) as problem:
+        raise InputError(f"the state in {folder} cannot be read ({problem}); fit the run again") from None
