@@ -1,0 +1,180 @@
+"""Order lines as they stand in the file -> clean lines, with every rule's victims. All on codes, none on text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from aejax import quality
+from aejax.errors import InputError
+from aejax.interactions import Interactions
+from aejax.quality import counted, shown
+from aejax.tables.text import Coded
+
+_NO_DATE = np.iinfo(np.int64).min  # numpy's NaT
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderLines:
+    """The rows of orders.csv.
+
+    Attributes:
+      customer: `[N]`.
+      sku: `[N]`.
+      quantity: `[N]` int32.
+      order: `[N]`; None where the file has no order ids.
+      at: `[N]` datetime64[s], NaT where blank; None where the file has no dates.
+    """
+
+    customer: Coded
+    sku: Coded
+    quantity: np.ndarray
+    order: Coded | None
+    at: np.ndarray | None
+
+    def take(self, rows: np.ndarray) -> OrderLines:
+        """These rows."""
+        return OrderLines(
+            self.customer.take(rows),
+            self.sku.take(rows),
+            self.quantity[rows],
+            None if self.order is None else self.order.take(rows),
+            None if self.at is None else self.at[rows],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaned:
+    """The clean lines and what became of the others.
+
+    Attributes:
+      lines: the clean lines `[M]`, returns included.
+      row_of_line: `[M]` the row of the file where each line (or the first of those summed) stands.
+      dropped: rule -> the rows of the file that it dropped, increasing.
+      merged: rows that were added to another.
+      netted: rows of an order and SKU that add up to nothing.
+      warnings: plain sentences.
+    """
+
+    lines: Interactions
+    row_of_line: np.ndarray
+    dropped: dict[str, np.ndarray]
+    merged: int
+    netted: int
+    warnings: list[str]
+
+
+def clean(lines: OrderLines) -> Cleaned:
+    """Apply the rules, in this order: no customer, no product, quantity zero, no date, one line an order and SKU."""
+    rows = np.arange(len(lines.quantity), dtype=np.int32)
+    dropped: dict[str, np.ndarray] = {}
+    for rule, broken in (
+        (quality.NO_CUSTOMER, lines.customer.blank()),
+        (quality.NO_PRODUCT, lines.sku.blank()),
+        (quality.QUANTITY_IS_ZERO, lines.quantity == 0),
+    ):
+        dropped[rule] = rows[broken[rows]]
+        rows = rows[~broken[rows]]
+    lines = lines.take(rows)
+    order, at, warnings = _orders(lines)
+    if at is not None and (undated := np.isnat(at)).any():
+        dropped[quality.NO_DATE] = rows[undated]
+        dated = np.flatnonzero(~undated)
+        rows, lines, at = rows[dated], lines.take(dated), at[dated]
+        order = None if order is None else order[dated]
+    quantity, first, merged, netted = _summed(order, lines.sku, lines.quantity)
+    if first is not None:
+        rows, lines, order = rows[first], lines.take(first), None if order is None else order[first]
+        at = None if at is None else at[first]
+    user, users = lines.customer.vocabulary()
+    item, items = lines.sku.vocabulary()
+    return Cleaned(
+        Interactions(user=user, item=item, quantity=quantity, users=users, items=items, order=order, at=at),
+        rows,
+        dropped,
+        merged,
+        netted,
+        warnings,
+    )
+
+
+def _orders(lines: OrderLines) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
+    """`[N]` int32 order numbers and `[N]` dates, one date an order, and what is odd about them."""
+    if lines.order is None:
+        if lines.at is None:
+            return None, None, []
+        moment = lines.at.view(np.int64) if lines.at.dtype == "datetime64[s]" else lines.at.astype(np.int64)
+        moment_code, moments = pd.factorize(moment)
+        key = lines.customer.codes.astype(np.int64) * len(moments) + moment_code
+        return pd.factorize(key)[0].astype(np.int32), lines.at, []
+    order, warnings = _by_order_id(lines.order, lines.customer)
+    if lines.at is None:
+        return order, None, warnings
+    at = lines.at.astype(np.int64)
+    dated = at != _NO_DATE
+    earliest = np.full(int(order.max(initial=-1)) + 1, _NEVER)
+    np.minimum.at(earliest, order[dated], at[dated])
+    earliest[earliest == _NEVER] = _NO_DATE
+    at_order = earliest[order]
+    several = np.unique(order[dated & (at != at_order)])
+    if len(several):
+        warnings.append(f"{counted(len(several), 'order')} with several dates in created_at; the earliest counts")
+    return order, at_order.view("datetime64[s]"), warnings
+
+
+def _by_order_id(order: Coded, customer: Coded) -> tuple[np.ndarray, list[str]]:
+    """`[N]` int32 order numbers: one for each order id and customer, and one for each line without an id."""
+    codes = order.codes.copy()
+    blank = np.flatnonzero(order.blank())
+    owner = np.full(len(order.values), -1, dtype=np.int32)
+    owner[codes[::-1]] = customer.codes[::-1]  # the first line of an order names its owner
+    foreign = owner[codes] != customer.codes
+    foreign[blank] = False
+    warnings = []
+    if foreign.any():
+        shared = len(np.unique(codes[foreign]))
+        warnings.append(
+            f"{counted(shared, 'order id')} with several customers; each customer's part counts as an order"
+        )
+        key = codes[foreign].astype(np.int64) * len(customer.values) + customer.codes[foreign]
+        codes[foreign] = len(order.values) + pd.factorize(key)[0]
+    codes[blank] = codes.max(initial=0) + 1 + np.arange(len(blank), dtype=np.int32)
+    return codes, warnings
+
+
+def _summed(
+    order: np.ndarray | None, sku: Coded, quantity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, int, int]:
+    """Sum the lines of one order and SKU.
+
+    Returns:
+      The quantities that remain, which lines carry them (None: all, as they are), rows merged, rows netted.
+
+    Raises:
+      InputError: a sum is beyond int32.
+    """
+    if order is None:
+        return quantity, None, 0, 0
+    key = order.astype(np.int64) * len(sku.values) + sku.codes
+    in_order = np.sort(key)
+    again = in_order[1:][in_order[1:] == in_order[:-1]]
+    if len(again) == 0:
+        return quantity, None, 0, 0
+    repeated = np.flatnonzero(np.isin(key, again))
+    _, first, group, size = np.unique(key[repeated], return_index=True, return_inverse=True, return_counts=True)
+    total = np.zeros(len(first), dtype=np.int64)
+    np.add.at(total, group, quantity[repeated])
+    if np.abs(total).max() > np.iinfo(np.int32).max:
+        worst = shown(sku.text(int(repeated[first[np.abs(total).argmax()]])))
+        raise InputError(
+            f"orders.csv: the lines of one order with lineitem_sku {worst} add up to {np.abs(total).max():,} units; "
+            f"expected at most {np.iinfo(np.int32).max:,}"
+        )
+    summed = quantity.copy()
+    summed[repeated] = 0
+    summed[repeated[first]] = total
+    remaining = np.flatnonzero(summed)
+    return summed[remaining], remaining, int((size - 1)[total != 0].sum()), int(size[total == 0].sum())
