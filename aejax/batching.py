@@ -6,13 +6,15 @@ scatter, and the value 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
+
+Encoded = TypeVar("Encoded")
 
 
 class Batch(NamedTuple):
@@ -96,6 +98,15 @@ def pad_rows(matrix: sp.csr_array, *, rows: int | None = None) -> Batch:
     return Batch(items, values)  # pyright: ignore[reportArgumentType] (host arrays until a jitted function takes them)
 
 
+def fill_rows(batch: Encoded, rows: int) -> Encoded:
+    """Any encoded batch of n customers -> the same with its last customer repeated up to `rows`."""
+
+    def fill(leaf: np.ndarray) -> np.ndarray:
+        return np.pad(leaf, ((0, rows - leaf.shape[0]), *((0, 0),) * (leaf.ndim - 1)), mode="edge")
+
+    return jax.tree.map(fill, batch)
+
+
 def densify(batch: Batch, count: int) -> jax.Array:
     """A batch -> its rows as a dense `[B, I]` array; `count` is I."""
     chex.assert_equal_shape([batch.items, batch.values])
@@ -104,5 +115,5 @@ def densify(batch: Batch, count: int) -> jax.Array:
 
 
 def scoring_chunk(count: int) -> int:
-    """How many users to score at once for I = `count` items: about 64 MiB of float32 scores, between 8 and 512 users."""
+    """How many users to score at once for I = `count` items: about 64 MiB of float32 scores, 8 to 512 users."""
     return int(np.clip(1 << max(0, (2**24 // max(count, 1)).bit_length() - 1), 8, 512))

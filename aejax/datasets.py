@@ -1,5 +1,7 @@
 """Any folder of data -> a data set. What it holds is recognised by its files: a shop's tables or a public format."""
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import dataclasses

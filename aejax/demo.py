@@ -3,6 +3,8 @@
 "The Complete Journey" is provided by 84.51 for research and educational purposes.
 """
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import importlib.util
@@ -11,8 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
 from aejax.errors import InputError
 
@@ -32,14 +34,14 @@ def write_completejourney(folder: Path) -> dict[str, int]:
       InputError: the package is not installed, or the folder cannot be written.
     """
     source = _package_data()
-    transactions = pa.parquet.read_table(
+    transactions = pq.read_table(
         source / "transactions.parquet",
         columns=["basket_id", "household_id", "transaction_timestamp", "product_id", "quantity", "sales_value"],
     )
     tables = {
-        "customers.csv": customers_table(transactions, pa.parquet.read_table(source / "demographics.parquet")),
+        "customers.csv": customers_table(transactions, pq.read_table(source / "demographics.parquet")),
         "orders.csv": orders_table(transactions),
-        "products.csv": products_table(pa.parquet.read_table(source / "products.parquet")),
+        "products.csv": products_table(pq.read_table(source / "products.parquet")),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ def _write_csv(table: pa.Table, path: Path, *, quoted: bool) -> None:
     with path.open("wb") as out:
         out.write((",".join(table.column_names) + "\n").encode())
         style = "needed" if quoted else "none"
-        pa.csv.write_csv(table, out, pa.csv.WriteOptions(include_header=False, quoting_style=style))
+        pa_csv.write_csv(table, out, pa_csv.WriteOptions(include_header=False, quoting_style=style))
 
 
 def _package_data() -> Path:

@@ -55,7 +55,7 @@ def _user_metrics(hits: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
 @jax.jit
 def _total_ndcg(hits: jax.Array, counts: jax.Array) -> jax.Array:
     """Sum of NDCG@100 over the users with targets; padding has none."""
-    return (metrics.ndcg_at_k(hits.astype(jnp.float32), jnp.maximum(counts, 1), 100) * (counts > 0)).sum()
+    return (metrics.ndcg_at_k(hits, jnp.maximum(counts, 1), 100) * (counts > 0)).sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +68,18 @@ class _Chunk:
 
 
 def _chunks(model: Model, part: HeldOut, size: int) -> Iterator[_Chunk]:
-    """The part in chunks of `size` users; the last one is filled up with repetitions of its first user, and masked."""
+    """The part in chunks of `size` users; the last one is filled up and masked."""
+    rows = min(size, len(part))
     for start in range(0, len(part), size):
         stop = min(start + size, len(part))
-        rows = stop - start
-        missing = min(size, len(part)) - rows
 
-        def padded(matrix: sp.csr_array, start: int = start, stop: int = stop, rows: int = rows + missing) -> jax.Array:
+        def padded(matrix: sp.csr_array, start: int = start, stop: int = stop) -> jax.Array:
             return jnp.asarray(batching.pad_rows(sp.csr_array(matrix[start:stop]), rows=rows).items)
 
-        batch = jax.tree.map(
-            lambda leaf, missing=missing: np.pad(leaf, ((0, missing), *((0, 0),) * (leaf.ndim - 1)), mode="edge"),
-            model.encode(part.inputs.take(start, stop)),
-        )
-        counts = np.pad(np.diff(part.targets.indptr[start : stop + 1]), (0, missing)).astype(np.int32)
-        yield _Chunk(batch, padded(part.seen), padded(part.targets), jnp.asarray(counts), rows)
+        batch = batching.fill_rows(model.encode(part.inputs.take(start, stop)), rows)
+        counts = np.zeros(rows, dtype=np.int32)
+        counts[: stop - start] = np.diff(part.targets.indptr[start : stop + 1])
+        yield _Chunk(batch, padded(part.seen), padded(part.targets), jnp.asarray(counts), stop - start)
 
 
 def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evaluation:

@@ -142,7 +142,11 @@ def net_returns(lines: Interactions) -> Interactions:
     pair = lines.user.astype(np.int64) * len(lines.items) + lines.item
     affected = np.flatnonzero(np.isin(pair, pair[lines.quantity < 0]))
     # At one instant purchases come first: what is bought and returned in the same second is returned.
-    keys = (lines.quantity[affected] < 0, lines.at[affected], pair[affected]) if lines.at is not None else (pair[affected],)
+    keys = (
+        (lines.quantity[affected] < 0, lines.at[affected], pair[affected])
+        if lines.at is not None
+        else (pair[affected],)
+    )
     order = np.lexsort(keys)
     quantity = lines.quantity.copy()
     open_purchases: list[int] = []

@@ -41,7 +41,7 @@ def ndcg_at_k(hits: jax.Array, targets: jax.Array, k: int) -> jax.Array:
     """Discounted gain `sum_r hit_r / log2(r + 1)` over that of min(K, |targets|) hits at the top. `[B]`."""
     discounts = 1.0 / jnp.log2(jnp.arange(2, k + 2))
     ideal = jnp.cumsum(discounts)[jnp.minimum(k, targets) - 1]
-    return hits[:, :k] @ discounts / ideal
+    return hits[:, :k].astype(jnp.float32) @ discounts / ideal
 
 
 def hit_at_k(hits: jax.Array, targets: jax.Array, k: int) -> jax.Array:
@@ -81,5 +81,5 @@ def per_user_metrics(hits: jax.Array, targets: jax.Array) -> Mapping[str, jax.Ar
     result = {}
     for key in KEYS:
         name, k = key.split("@")
-        result[key] = _FUNCTIONS[name](hits.astype(jnp.float32) if name not in ("mrr", "hit") else hits, targets, int(k))
+        result[key] = _FUNCTIONS[name](hits, targets, int(k))
     return result

@@ -98,9 +98,7 @@ class Network:
         return self.params
 
 
-def _input_matrix(
-    lines: Interactions, as_of: np.ndarray | None, settings: NetworkSettings, unit: bool
-) -> sp.csr_array:
+def _input_matrix(lines: Interactions, as_of: np.ndarray | None, settings: NetworkSettings, unit: bool) -> sp.csr_array:
     matrix = user_item_matrix(lines, settings.values, as_of=as_of, half_life=settings.half_life)
     if unit and settings.values != "binary":
         # Counts do not fit a sigmoid. Each user's largest count becomes 1, as an order of preference within the user.

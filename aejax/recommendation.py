@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,10 +73,13 @@ def recommend(
         items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
         if len(users):
             histories = histories_of(bought, users, None if as_of is None else as_of[users])
-            best, best_items = _score(model, histories, top, repeat, rows=min(size, len(customers)))
+            seen = history_matrix(histories)
+            if repeat == "include":
+                seen = sp.csr_array(seen.shape, dtype=np.float32)
+            best, best_of = best_items(model, histories, seen, top=top, rows=min(size, len(customers)))
             row = np.searchsorted(users, chunk)
             of_model = chunk >= 0
-            items[of_model], scores[of_model] = best_items[row[of_model]], best[row[of_model]]
+            items[of_model], scores[of_model] = best_of[row[of_model]], best[row[of_model]]
         items[chunk < 0], scores[chunk < 0] = popular["item"], popular["customers"]
         rows, ranks = np.nonzero(items < count)
         ids = np.asarray(customers[start : start + size], dtype=object)
@@ -94,17 +96,22 @@ def recommend(
         )
 
 
-def _score(
-    model: Model, histories: Histories, top: int, repeat: str, *, rows: int
+def best_items(
+    model: Model, histories: Histories, seen: sp.csr_array, *, top: int, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Histories of n customers -> scores and items `[n, top]`; the batch is filled up to a fixed number of rows."""
-    missing = rows - len(histories)
-    batch: Any = jax.tree.map(
-        lambda leaf: np.pad(leaf, ((0, missing), *((0, 0),) * (leaf.ndim - 1)), mode="edge"), model.encode(histories)
-    )
-    seen = history_matrix(histories)
-    if repeat == "include":
-        seen = sp.csr_array(seen.shape, dtype=np.float32)
+    """Scores and items `[n, top]` of n customers, best first; item I where fewer than `top` products remain.
+
+    Args:
+      model: a fitted model.
+      histories: of n customers.
+      seen: `[n, I]`, what must not be recommended.
+      top: length of a list.
+      rows: the batch is filled up to this many customers, so that every batch has one shape.
+
+    Raises:
+      InputError: the model scored NaN.
+    """
+    batch = batching.fill_rows(model.encode(histories), rows)
     best, items, any_nan = jax.device_get(
         _best(model.scores(batch), jnp.asarray(batching.pad_rows(seen, rows=rows).items), top)
     )
@@ -135,7 +142,8 @@ def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, t
     """
     index = int(lines.items.index([sku])[0])
     if index < 0:
-        raise InputError(f'--sku is "{sku}", which this run does not know (or set aside as rare); {_near_sku(sku, lines)}')
+        known = nearest(sku, lines.items.ids).split("Known:")[0] or "see products.csv for the SKUs"
+        raise InputError(f'--sku is "{sku}", which this run does not know (or set aside as rare); {known}')
     if not 1 <= top < len(lines.items):
         raise InputError(f"--top is {top}; expected 1 to {len(lines.items) - 1}, the number of other products")
     one = dataclasses.replace(
@@ -159,7 +167,3 @@ def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, t
             "score": lift[order].astype(np.float32),
         }
     )
-
-
-def _near_sku(sku: str, lines: Interactions) -> str:
-    return nearest(sku, lines.items.ids[:2000]).split("Known:")[0] or "see products.csv for the SKUs"

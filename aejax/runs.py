@@ -125,10 +125,15 @@ def whole_file(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Text as UTF-8, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Content as JSON, whole or not at all; equal content gives equal bytes."""
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -207,9 +212,7 @@ def write_data(folder: Path, dataset: Dataset) -> None:
             "sku": pa.DictionaryArray.from_arrays(pa.array(lines.item), pa.array(lines.items.ids, pa.string())),
             "quantity": lines.quantity,
         }
-        columns |= {
-            name: column for name in ("order", "at", "part") if (column := getattr(lines, name)) is not None
-        }
+        columns |= {name: column for name in ("order", "at", "part") if (column := getattr(lines, name)) is not None}
         pq.write_table(pa.table(columns), folder / "data" / "interactions.parquet")
         dataset.customers.to_parquet(folder / "data" / "customers.parquet", index=False)
         dataset.products.to_parquet(folder / "data" / "products.parquet", index=False)
@@ -240,8 +243,10 @@ def read_data(folder: Path) -> Dataset:
 
 def _decode(column: pa.ChunkedArray) -> tuple[np.ndarray, Vocabulary]:
     """A dictionary-coded text column -> indices `[N]` int32 into the sorted vocabulary of its values."""
-    coded = column.combine_chunks().dictionary_encode() if not pa.types.is_dictionary(column.type) else (
-        column.unify_dictionaries().combine_chunks()
+    coded = (
+        column.combine_chunks().dictionary_encode()
+        if not pa.types.is_dictionary(column.type)
+        else (column.unify_dictionaries().combine_chunks())
     )
     if isinstance(coded, pa.ChunkedArray):
         coded = coded.chunk(0)

@@ -18,7 +18,7 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 _NOTES = {
     "last-order": "other customers' orders after a customer's last order are visible to the model",
-    "reconstruction": "scores are on the training matrix itself: this protocol leaks, and says nothing about new purchases",
+    "reconstruction": "scores are on the training matrix itself: they leak, and say nothing about new purchases",
 }
 
 

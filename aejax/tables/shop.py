@@ -128,12 +128,12 @@ def _read_entities(path: Path, need: Mapping[str, Sequence[str]], no_id: str) ->
     values.check_unique(file, name, frame[name][named], rows)
     blank = np.flatnonzero(~named)
     dropped = {no_id: Dropped(len(blank), text.physical_lines(file, blank[: quality.FIRST_LINES]))}
-    return frame[named], FileAccount(read=len(frame), dropped=dropped, renamed=file.renamed)
+    return frame.loc[named], FileAccount(read=len(frame), dropped=dropped, renamed=file.renamed)
 
 
 def _with_all(frame: pd.DataFrame, name: str, used: np.ndarray) -> pd.DataFrame:
     """The table sorted by id, with a row for each id that only orders.csv knows; its attributes are blank."""
-    unknown = pd.DataFrame({name: _not_among(used, frame[name])}, dtype="str")
+    unknown = pd.DataFrame({name: _not_among(used, frame.loc[:, name])}, dtype="str")
     return pd.concat([frame, unknown]).fillna("").sort_values(name, ignore_index=True)
 
 

@@ -3,6 +3,8 @@
 Nothing here guesses a type: `007` stays `007`. What a cell means is decided elsewhere, on the distinct values alone.
 """
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import csv
@@ -16,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
+import pyarrow.csv as pa_csv
 
 from aejax.errors import InputError
 from aejax.interactions import Vocabulary
@@ -183,17 +185,17 @@ def read_columns(file: TextFile, columns: Sequence[str], *, coded: bool = True) 
     wanted = [in_file[file.names.index(name)] for name in columns]
     _check_quotes(file)
     try:
-        table = pa.csv.read_csv(
+        table = pa_csv.read_csv(
             _content(file),
-            read_options=pa.csv.ReadOptions(
+            read_options=pa_csv.ReadOptions(
                 block_size=_CHUNK, encoding=file.encoding, column_names=None if file.header else list(file.names)
             ),
-            parse_options=pa.csv.ParseOptions(
+            parse_options=pa_csv.ParseOptions(
                 delimiter="\t" if len(file.separator) > 1 else file.separator,
                 quote_char='"' if file.quoted else False,
                 newlines_in_values=file.quoted,
             ),
-            convert_options=pa.csv.ConvertOptions(
+            convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(wanted, _CODED if coded else pa.string()), include_columns=wanted
             ),
         )

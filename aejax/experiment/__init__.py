@@ -1,0 +1,37 @@
+"""Fit, evaluate, compare and recommend: what the command line, the scripts and the README's ten lines all call."""
+
+from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, write_comparison
+from aejax.experiment.fitting import Fitted, fit, fit_model, metrics_json
+from aejax.experiment.loading import (
+    Run,
+    evaluate_run,
+    largest_difference,
+    load_run,
+    read_customers,
+    recommend,
+    write_recommendations,
+)
+from aejax.experiment.preparing import Prepared, on_device, prepare, prepare_dataset
+
+__all__ = [
+    "Comparison",
+    "Fitted",
+    "Prepared",
+    "Run",
+    "Trial",
+    "compare",
+    "compare_settings",
+    "evaluate_run",
+    "fit",
+    "fit_model",
+    "largest_difference",
+    "load_run",
+    "metrics_json",
+    "on_device",
+    "prepare",
+    "prepare_dataset",
+    "read_customers",
+    "recommend",
+    "write_comparison",
+    "write_recommendations",
+]

@@ -1,0 +1,195 @@
+"""Several models on the same splits and users."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aejax import registry, report, runs
+from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
+from aejax.errors import InputError
+from aejax.evaluation import Evaluation, evaluate, mean_with_interval
+from aejax.experiment.fitting import Fitted, begin_run, finish_run, fit_model, resolved
+from aejax.experiment.pages import comparison_page
+from aejax.experiment.preparing import Prepared, prepare_dataset
+from aejax.interactions import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One model, fitted and evaluated with one seed on one split seed."""
+
+    model: str
+    seed: int
+    split_seed: int
+    fitted: Fitted
+    evaluation: Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+      result: the content of comparison.json.
+      per_user: a row per model, seed, split seed and user, a column per metric.
+      prepared: the data and the split of the first split seed.
+      best: the trial with the best validation score on the first split seed.
+      settings: model -> its settings.
+      logs: model -> its epoch records of the first seed and split seed.
+    """
+
+    result: dict[str, Any]
+    per_user: pd.DataFrame
+    prepared: Prepared
+    best: Trial
+    settings: Mapping[str, Any]
+    logs: dict[str, tuple[Mapping[str, Any], ...]]
+
+
+def compare(
+    dataset: Dataset,
+    data: DataConfig,
+    split_config: SplitConfig,
+    settings: Mapping[str, Any],
+    *,
+    seeds: Sequence[int] = (0,),
+    split_seeds: int = 1,
+    listen: Callable[[str, int, int, str, Mapping[str, float]], None] | None = None,
+) -> Comparison:
+    """Fit and evaluate several models on the same splits and users.
+
+    Args:
+      dataset: what was read.
+      data: what of it counts.
+      split_config: the first split; further split seeds count up from its seed.
+      settings: model name -> its settings; the first is what the others are compared with.
+      seeds: training seeds; a model without randomness is fitted once per split.
+      split_seeds: number of splits.
+      listen: told `(model, seed, split_seed, stage, record)` after every epoch.
+    """
+    rows: list[pd.DataFrame] = []
+    summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
+    logs: dict[str, tuple[Mapping[str, Any], ...]] = {}
+    first: Prepared | None = None
+    best: Trial | None = None
+    for split_seed in range(split_config.seed, split_config.seed + split_seeds):
+        prepared = prepare_dataset(dataset, data, dataclasses.replace(split_config, seed=split_seed))
+        first = first or prepared
+        for name, own in settings.items():
+            for seed in seeds if registry.family(name).is_network else seeds[:1]:
+
+                def heard(stage: str, record: Mapping[str, float], name: str = name, seed: int = seed) -> None:
+                    if listen is not None:
+                        listen(name, seed, split_seed, stage, record)  # noqa: B023 (called within this iteration)
+
+                fitted = fit_model(name, own, prepared.split, seed=seed, listen=heard)
+                trial = Trial(name, seed, split_seed, fitted, evaluate(fitted.model, prepared.split.test))
+                rows.append(_per_user(trial, prepared))
+                summaries[name].append(_trial_summary(trial))
+                logs.setdefault(name, fitted.log)
+                if prepared is first and (best is None or fitted.validation > best.fitted.validation):
+                    best = trial
+    assert first is not None and best is not None
+    per_user = pd.concat(rows, ignore_index=True)
+    result = {
+        "data": dataset.format,
+        "protocol": first.split.protocol,
+        "repeat": first.split_config.repeat,
+        "note": first.split.note,
+        "customers": len(first.interactions.users),
+        "products": len(first.interactions.items),
+        "users": int(per_user["customer_id"].nunique()),
+        "users_left_out": first.split.test.left_out,
+        "best_on_validation": best.model,
+        "models": _model_rows(per_user, summaries, settings),
+    }
+    return Comparison(result, per_user, first, best, settings, logs)
+
+
+def _per_user(trial: Trial, prepared: Prepared) -> pd.DataFrame:
+    ids = prepared.interactions.users.ids[trial.evaluation.users]
+    frame = pd.DataFrame({"customer_id": ids, **trial.evaluation.values})
+    return frame.assign(model=trial.model, seed=trial.seed, split_seed=trial.split_seed)
+
+
+def _trial_summary(trial: Trial) -> dict[str, Any]:
+    return {
+        "seed": trial.seed,
+        "split_seed": trial.split_seed,
+        "epochs": trial.fitted.epochs,
+        "validation": {"ndcg@100": trial.fitted.validation},
+        "coverage@10": trial.evaluation.coverage,
+        "test": {key: float(values.mean(dtype="float64")) for key, values in trial.evaluation.values.items()},
+    }
+
+
+def _model_rows(
+    per_user: pd.DataFrame, summaries: Mapping[str, list[dict[str, Any]]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Per model: means with intervals over users, each user's value being the mean over seeds and splits."""
+    keys = [key for key in per_user.columns if "@" in key]
+    means = {
+        name: per_user[per_user["model"] == name].groupby("customer_id", sort=True)[keys].mean() for name in settings
+    }
+    reference = next(iter(settings))
+    rows = {}
+    for name, own in settings.items():
+        metrics = mean_with_interval({key: means[name][key].to_numpy() for key in keys})
+        coverage = [trial["coverage@10"] for trial in summaries[name]]
+        metrics["coverage@10"] = {"mean": sum(coverage) / len(coverage), "ci95": None}
+        rows[name] = {
+            "settings": dataclasses.asdict(own),
+            "validation": sum(t["validation"]["ndcg@100"] for t in summaries[name]) / len(summaries[name]),
+            "metrics": metrics,
+            "trials": summaries[name],
+        }
+        if name != reference:
+            difference = means[name] - means[reference]
+            rows[name]["difference"] = {
+                "to": reference,
+                "metrics": mean_with_interval({key: difference[key].to_numpy() for key in keys}),
+            }
+    return rows
+
+
+def compare_settings(models: Sequence[str], given: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings per model: stored ones by model, then those given for all, which go to the models that have them.
+
+    Raises:
+      InputError: a setting that no model of the list has.
+    """
+    known = {name: registry.field_types(registry.family(name).settings) for name in models}
+    for key in given:
+        if not any(key in names for names in known.values()):
+            every = sorted({field for names in known.values() for field in names})
+            raise InputError(f'none of {", ".join(models)} has a setting "{key}". Known: {", ".join(every)}')
+    return {
+        name: registry.make_settings(
+            name, {**stored.get(name, {}), **{key: value for key, value in given.items() if key in known[name]}}
+        )
+        for name in models
+    }
+
+
+def write_comparison(comparison: Comparison, unfinished: Path) -> None:
+    """comparison.json, per_user.parquet, report.html, and `best/`, a run of the model that was best on validation."""
+    runs.write_json(unfinished / "comparison.json", comparison.result)
+    with runs.writing(unfinished):
+        comparison.per_user.to_parquet(unfinished / "per_user.parquet", index=False)
+        (unfinished / "best").mkdir()
+    prepared, trial = comparison.prepared, comparison.best
+    config = resolved(
+        RunConfig(prepared.data_config, prepared.split_config, TrainingConfig(trial.seed), trial.model, {}),
+        prepared,
+        comparison.settings[trial.model],
+    )
+    begin_run(unfinished / "best", config, prepared)
+    finish_run(unfinished / "best", config, prepared, trial.fitted, trial.evaluation)
+    environment = runs.read_json(unfinished / "best" / "environment.json")
+    page = comparison_page(comparison.result, prepared, trial.fitted.model, comparison.logs, environment)
+    runs.write_text(unfinished / "report.html", report.render(page))

@@ -1,0 +1,278 @@
+"""Fitting a model, and its run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from aejax import registry, report, runs
+from aejax.config import RunConfig
+from aejax.errors import InputError
+from aejax.evaluation import Evaluation, evaluate, report_metrics, validator
+from aejax.experiment.pages import run_page
+from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
+from aejax.interactions import Dataset, Interactions
+from aejax.models import Model
+from aejax.split import Split
+from aejax.training import Progress
+
+SAVE_EVERY_S = 30.0
+# (stage, epoch record) after every epoch; the stages are "select" and "refit"
+EpochListener = Callable[[str, Mapping[str, float]], None]
+
+
+def _silent(stage: str, record: Mapping[str, float]) -> None:
+    """Listen to no epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A model after its last fit.
+
+    Attributes:
+      model: the fitted model.
+      validation: its validation NDCG@100, from before a refit.
+      epochs: epochs of the last fit; 0 for a closed form or a rule.
+      log: a record per epoch with its stage.
+    """
+
+    model: Model
+    validation: float
+    epochs: int
+    log: tuple[Mapping[str, Any], ...]
+
+
+def fit_model(
+    name: str,
+    settings: Any,
+    parts: Split,
+    *,
+    seed: int,
+    listen: EpochListener = _silent,
+    on_progress: Callable[[str, Progress], None] | None = None,
+    resume: Callable[[str, Progress], tuple[Progress, list[dict[str, Any]]]] | None = None,
+) -> Fitted:
+    """Fit a model on a split: choose the number of epochs on validation, and fit once more where there is a refit.
+
+    Args:
+      name: registry name.
+      settings: the model's settings.
+      parts: the split; its test part is not looked at.
+      seed: of everything random.
+      listen: told `(stage, record)` after every epoch.
+      on_progress: told `(stage, progress)` after every epoch, to save it.
+      resume: given `(stage, progress before the first epoch)`, returns where to start, and the records of the epochs
+        before that.
+    """
+    family = registry.family(name)
+    validate = validator(parts.validation)
+    if not family.is_network:
+        score = validate(family.fit(parts.train, settings))
+        return Fitted(family.fit(parts.refit if parts.refit is not None else parts.train, settings), score, 0, ())
+
+    log: list[Mapping[str, Any]] = []
+    select_key, refit_key = jax.random.split(jax.random.key(seed))
+    best = {"epoch": 0, "score": 0.0}
+
+    def stage(label: str, train: Interactions, settings: Any, key: jax.Array, validate: Any) -> Model:
+        def on_epoch(progress: Progress, record: dict[str, float]) -> None:
+            log.append({"stage": label, **record})
+            listen(label, record)
+            note(progress)
+            if on_progress is not None:
+                on_progress(label, progress)
+
+        def start(progress: Progress) -> Progress:
+            if resume is not None:
+                progress, earlier = resume(label, progress)
+                log.extend(earlier)
+            note(progress)
+            return progress
+
+        def note(progress: Progress) -> None:
+            if validate is not None:
+                best.update(epoch=progress.best_epoch, score=progress.best_score)
+
+        return family.fit(train, settings, key=key, validate=validate, on_epoch=on_epoch, resume=start)
+
+    model = stage("select", parts.train, settings, select_key, validate)
+    if parts.refit is not None:
+        chosen = dataclasses.replace(settings, epochs=best["epoch"])
+        model = stage("refit", parts.refit, chosen, refit_key, None)
+    return Fitted(model, best["score"], best["epoch"], tuple(log))
+
+
+def metrics_json(prepared: Prepared, evaluation: Evaluation) -> dict[str, Any]:
+    """The content of metrics.json: no times in it, so two runs of one seed are byte-identical."""
+    return {
+        "protocol": prepared.split.protocol,
+        "users": len(evaluation.users),
+        "users_left_out": prepared.split.test.left_out,
+        "repeat": prepared.split_config.repeat,
+        "note": prepared.split.note,
+        "metrics": report_metrics(evaluation),
+    }
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log.jsonl, without a last line that was cut short."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+class _SavedProgress:
+    """The epochs of an unfinished run on disk: `log.jsonl` grows, and the progress is saved every `SAVE_EVERY_S`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.state = folder / "state"
+        self.log = folder / "log.jsonl"
+        self.last_saved = time.monotonic()
+
+    def listen(self, stage: str, record: Mapping[str, float]) -> None:
+        with runs.writing(self.log), self.log.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps({"stage": stage, **record}) + "\n")
+
+    def save(self, stage: str, progress: Progress) -> None:
+        if time.monotonic() - self.last_saved < SAVE_EVERY_S:
+            return
+        older = self._saved(stage)
+        runs.save_state(self.state / f"{stage}-{progress.epoch:06d}", progress)
+        for path in older:
+            runs.remove(path)
+        self.last_saved = time.monotonic()
+
+    def resume(self, stage: str, fresh: Progress) -> tuple[Progress, list[dict[str, Any]]]:
+        saved = self._saved(stage)
+        progress = runs.load_state(saved[-1], fresh) if saved else fresh
+        records = read_log(self.log)
+        earlier = [line for line in records if line["stage"] == stage and line["epoch"] <= progress.epoch]
+        _write_log(self.log, [line for line in records if line["stage"] != stage] + earlier)
+        return progress, earlier
+
+    def _saved(self, stage: str) -> list[Path]:
+        """Whole saves of a stage, oldest first; a save that was interrupted has another name."""
+        return sorted(path for path in self.state.glob(f"{stage}-*") if path.name[len(stage) + 1 :].isdigit())
+
+
+def _write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    runs.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def fit(
+    config: RunConfig,
+    run: Path,
+    *,
+    dataset: Dataset | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    listen: EpochListener = _silent,
+) -> dict[str, Any]:
+    """Fit a model and write its run directory, whole or not at all.
+
+    Args:
+      config: all of the run; its protocol may still be None.
+      run: the directory.
+      dataset: the data of `config.data`; None with `resume`, where the unfinished run holds them.
+      overwrite: replace an existing run.
+      resume: go on with what an interrupted fit of the same config left; the end is the same in every bit.
+      listen: told `(stage, record)` after every epoch.
+
+    Returns:
+      The content of metrics.json.
+
+    Raises:
+      InputError: the data, the arguments, or the place to write are at fault.
+    """
+    settings = registry.make_settings(config.model, config.settings)
+    if (dataset is None) != resume:
+        raise ValueError("either the data are given, or the run that holds them is resumed")
+    with on_device(config.training.device):
+        if dataset is None:
+            unfinished = runs.stage(run, overwrite=overwrite, resume=True)
+            stored = runs.read_config(unfinished)
+            prepared = prepare_dataset(runs.read_data(unfinished), config.data, config.split)
+            config = resolved(config, prepared, settings)
+            if stored != config:
+                raise InputError(
+                    f"--resume: {run} was started with other settings: {_first_difference(stored, config)}"
+                )
+        else:
+            prepared = prepare_dataset(dataset, config.data, config.split)
+            config = resolved(config, prepared, settings)
+            unfinished = runs.stage(run, overwrite=overwrite)
+            begin_run(unfinished, config, prepared)
+        saved = _SavedProgress(unfinished)
+
+        def both(stage: str, record: Mapping[str, float]) -> None:
+            saved.listen(stage, record)
+            listen(stage, record)
+
+        fitted = fit_model(
+            config.model,
+            settings,
+            prepared.split,
+            seed=config.training.seed,
+            listen=both,
+            on_progress=saved.save,
+            resume=saved.resume,
+        )
+        finish_run(unfinished, config, prepared, fitted, evaluate(fitted.model, prepared.split.test))
+    runs.publish(run)
+    return runs.read_json(run / "metrics.json")
+
+
+def begin_run(unfinished: Path, config: RunConfig, prepared: Prepared) -> None:
+    """What a run holds from its start: environment, data, and last its config, so that what can be resumed has both."""
+    runs.write_json(unfinished / "environment.json", runs.environment(prepared.dataset.files))
+    runs.write_data(unfinished, prepared.dataset)
+    runs.write_config(unfinished, config)
+
+
+def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: Fitted, evaluation: Evaluation) -> None:
+    """What a run still needs: the model's state, the log in order, the figures and the report."""
+    result = metrics_json(prepared, evaluation)
+    runs.remove(unfinished / "state")
+    runs.save_state(unfinished / "state" / "model", fitted.model.state())
+    _write_log(unfinished / "log.jsonl", fitted.log)
+    runs.write_json(unfinished / "metrics.json", result)
+    row = {
+        "metrics": result["metrics"],
+        "validation": fitted.validation,
+        "settings": config.settings,
+        "epochs": fitted.epochs or None,
+        "users": result["users"],
+    }
+    environment = runs.read_json(unfinished / "environment.json")
+    page = run_page(config.model, prepared, fitted.model, row, fitted.log, environment)
+    runs.write_text(unfinished / "report.html", report.render(page))
+
+
+def resolved(config: RunConfig, prepared: Prepared, settings: Any) -> RunConfig:
+    """The config with every default written out, in the form that JSON gives back."""
+    plain = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return dataclasses.replace(config, data=prepared.data_config, split=prepared.split_config, settings=plain)
+
+
+def _first_difference(old: RunConfig, new: RunConfig) -> str:
+    def flat(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for key, value in plain.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    before, after = dict(flat(old.to_json())), dict(flat(new.to_json()))
+    key = next(key for key in before | after if before.get(key) != after.get(key))
+    return f"{key} was {before.get(key)}, now {after.get(key)}; repeat the command as it was, or drop --resume"

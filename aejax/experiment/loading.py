@@ -1,0 +1,135 @@
+"""Finished runs, loaded: evaluated again, and put to use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+from aejax import recommendation, registry, runs
+from aejax.config import RunConfig
+from aejax.errors import InputError
+from aejax.evaluation import evaluate
+from aejax.experiment.fitting import metrics_json
+from aejax.experiment.preparing import Prepared, prepare_dataset
+from aejax.models import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, loaded.
+
+    Attributes:
+      config: its config.
+      prepared: its data, split again.
+      model: its fitted model.
+    """
+
+    config: RunConfig
+    prepared: Prepared
+    model: Model
+
+
+def load_run(run: Path) -> Run:
+    """Load a run from its directory alone.
+
+    Raises:
+      InputError: it is missing, unfinished, damaged or of another version.
+    """
+    runs.repair(run)
+    if not run.exists() and runs.unfinished_path(run).exists():
+        raise InputError(f"{run} is not finished; go on with: aejax fit ... --run {run} --resume")
+    config = runs.read_config(run)
+    prepared = prepare_dataset(runs.read_data(run), config.data, config.split)
+    family = registry.family(config.model)
+    settings = registry.make_settings(config.model, config.settings)
+    model = family.restore(runs.load_state(run / "state" / "model"), settings, items=len(prepared.interactions.items))
+    return Run(config, prepared, model)
+
+
+def evaluate_run(run: Run) -> dict[str, Any]:
+    """The content of metrics.json, computed again."""
+    return metrics_json(run.prepared, evaluate(run.model, run.prepared.split.test))
+
+
+def titles(dataset: Dataset) -> pd.Series:
+    """Sku -> title."""
+    return dataset.products.set_index("sku")["title"]
+
+
+def recommend(
+    run: Run, *, top: int = 10, repeat: str | None = None, customers: Sequence[str] | None = None
+) -> Iterator[pd.DataFrame]:
+    """Recommendations for the customers given, by default for every customer of any file; see `recommendation`."""
+    return recommendation.recommend(
+        run.model,
+        run.prepared.interactions,
+        list(run.prepared.dataset.customers["customer_id"]) if customers is None else customers,
+        titles(run.prepared.dataset),
+        top=top,
+        repeat=repeat or run.prepared.split_config.repeat,
+    )
+
+
+def write_recommendations(
+    run: Run,
+    out: Path,
+    *,
+    top: int = 10,
+    repeat: str | None = None,
+    customers: Sequence[str] | None = None,
+) -> dict[str, int]:
+    """Stream recommendations to a .csv or .parquet file, whole or not at all.
+
+    Returns:
+      Counts of `rows`, of `customers`, and of those who got `popular` products.
+    """
+    counts = {"rows": 0, "customers": 0, "popular": 0}
+    types = dict.fromkeys(recommendation.COLUMNS, pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
+    schema = pa.schema(types)
+    frames = recommend(run, top=top, repeat=repeat, customers=customers)
+    with runs.whole_file(out) as partial:
+        make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
+        with make(partial, schema) as writer:
+            for frame in frames:
+                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+                first = frame[frame["rank"] == 1]
+                counts["rows"] += len(frame)
+                counts["customers"] += len(first)
+                counts["popular"] += int((first["basis"] == "popular").sum())
+    return counts
+
+
+def read_customers(path: Path) -> list[str]:
+    """Ids from a CSV file with a column `customer_id`, or from a file with one id a line; repeated ids count once.
+
+    Raises:
+      InputError: the file is missing, not UTF-8, or holds no id.
+    """
+    try:
+        rows = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as problem:
+        raise InputError(f"--customers {path} cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"--customers {path} is not UTF-8; save it as UTF-8") from None
+    header = [name.strip().strip('"').lower() for name in rows[0].split(",")] if rows else []
+    if "customer_id" in header:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        table.columns = [str(name).strip().lower() for name in table.columns]
+        rows = [value.strip() for value in table["customer_id"] if value.strip()]
+    elif len(header) > 1:
+        raise InputError(f"--customers {path} has the columns {', '.join(header)}; expected customer_id among them")
+    if not rows:
+        raise InputError(f"--customers {path} holds no customer id; expected a column customer_id, or one id a line")
+    return list(dict.fromkeys(rows))
+
+
+def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """The largest absolute difference between the means of two metrics.json."""
+    return max(abs(one["metrics"][key]["mean"] - other["metrics"][key]["mean"]) for key in one["metrics"])

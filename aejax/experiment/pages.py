@@ -1,0 +1,109 @@
+"""The plain data that a report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from aejax import quality, recommendation
+from aejax.experiment.preparing import Prepared
+from aejax.interactions import net_returns
+from aejax.models import Model
+
+EXAMPLES = 5
+BOUGHT_SHOWN = 10
+
+
+def run_page(
+    name: str,
+    prepared: Prepared,
+    model: Model,
+    row: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The page of a run: one model, whose `row` holds metrics, validation, settings and epochs."""
+    return {
+        "title": f"{name} on {prepared.data_config.path}",
+        "best": name,
+        "models": {name: row},
+        "logs": {name: list(log)},
+        **_shared(prepared, model, int(row["users"]), environment),
+    }
+
+
+def comparison_page(
+    result: Mapping[str, Any],
+    prepared: Prepared,
+    best: Model,
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The page of a comparison; its examples are by the model that was best on validation."""
+    models = {name: {**row, "epochs": row["trials"][0]["epochs"] or None} for name, row in result["models"].items()}
+    return {
+        "title": f"{', '.join(models)} on {prepared.data_config.path}",
+        "best": result["best_on_validation"],
+        "models": models,
+        "logs": {name: list(log) for name, log in logs.items()},
+        **_shared(prepared, best, int(result["users"]), environment),
+    }
+
+
+def _shared(prepared: Prepared, model: Model, users: int, environment: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "summary": quality.summary_lines(prepared.dataset.quality),
+        "quality": prepared.dataset.quality,
+        "protocol": prepared.split.protocol,
+        "repeat": prepared.split_config.repeat,
+        "users": users,
+        "users_left_out": prepared.split.test.left_out,
+        "note": prepared.split.note,
+        "customers": len(prepared.interactions.users),
+        "products": len(prepared.interactions.items),
+        "examples": examples(model, prepared),
+        "environment": environment,
+    }
+
+
+def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
+    """Five tested customers, spread evenly over the vocabulary: what they had bought before the cut, what the model
+    recommended from that, and which of it they bought later.
+    """
+    part = prepared.split.test
+    chosen = np.unique(np.linspace(0, len(part) - 1, EXAMPLES).round().astype(int))
+    lines, seen = prepared.interactions, part.seen
+    title_of = prepared.dataset.products.set_index("sku")["title"]
+    pages = []
+    for position in chosen:
+        histories = part.inputs.take(int(position), int(position) + 1)
+        top = min(10, len(lines.items))
+        scores, items = recommendation.best_items(model, histories, seen[[position]], top=top, rows=1)
+        later = set(part.targets[[position]].indices.tolist())
+        bought, orders = np.unique(net_returns(histories.lines).item, return_counts=True)
+        most = np.argsort(-orders, kind="stable")[:BOUGHT_SHOWN]
+        pages.append(
+            {
+                "customer_id": str(lines.users.ids[part.users[position]]),
+                "bought": [{**_product(lines.items.ids[bought[i]], title_of), "orders": int(orders[i])} for i in most],
+                "bought_total": len(bought),
+                "recommended": [
+                    {
+                        "rank": rank + 1,
+                        **_product(lines.items.ids[item], title_of),
+                        "score": float(score),
+                        "basis": "model",
+                        "bought_later": int(item) in later,
+                    }
+                    for rank, (item, score) in enumerate(zip(items[0], scores[0], strict=True))
+                    if item < len(lines.items)
+                ],
+            }
+        )
+    return pages
+
+
+def _product(sku: str, title_of: Any) -> dict[str, str]:
+    return {"sku": str(sku), "title": str(title_of.get(sku, sku))}

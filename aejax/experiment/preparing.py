@@ -1,0 +1,82 @@
+"""From a folder to data that a model can be fitted on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+from aejax import datasets
+from aejax.config import DataConfig, SplitConfig
+from aejax.errors import InputError
+from aejax.interactions import Dataset, Interactions, set_aside_rare
+from aejax.split import Split, resolve_protocol, split
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Data that a model can be fitted on.
+
+    Attributes:
+      dataset: what was read.
+      interactions: its lines without rare products.
+      split: the parts.
+      split_config: with the protocol resolved.
+      data_config: with `min_customers` resolved.
+    """
+
+    dataset: Dataset
+    interactions: Interactions
+    split: Split
+    split_config: SplitConfig
+    data_config: DataConfig
+
+
+def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
+    """Read a folder and split it. Raises `InputError` where the data cannot carry what is asked."""
+    return prepare_dataset(datasets.read(Path(data.path), min_rating=data.min_rating), data, split_config)
+
+
+def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfig) -> Prepared:
+    """Set rare products aside and split: a pure function of a data set and its configs."""
+    default = 10 if dataset.format == "shop" else 1
+    data = dataclasses.replace(data, min_customers=default if data.min_customers is None else data.min_customers)
+    lines = set_aside_rare(dataset.interactions, data.min_customers or 1)
+    if min(len(lines.users), len(lines.items)) < 2:
+        raise InputError(
+            f"after --min-customers {data.min_customers} there are {len(lines.users)} customers and "
+            f"{len(lines.items)} products; at least 2 of each are needed, so try a lower --min-customers"
+        )
+    # The resolved config is validated like a given one: --repeat include needs a protocol that can carry it.
+    split_config = dataclasses.replace(split_config, protocol=resolve_protocol(lines, split_config.protocol))
+    parts = split(
+        lines,
+        protocol=str(split_config.protocol),
+        seed=split_config.seed,
+        test_share=split_config.test_share,
+        cut=split_config.cut,
+        repeat=split_config.repeat,
+    )
+    return Prepared(dataset, lines, parts, split_config, data)
+
+
+@contextmanager
+def on_device(name: str | None) -> Iterator[None]:
+    """Everything inside runs on the first device of this kind; None: on what JAX prefers.
+
+    Raises:
+      InputError: there is none.
+    """
+    if name is None:
+        yield
+        return
+    try:
+        device = jax.devices(name)[0]
+    except RuntimeError:
+        there = sorted({device.platform for device in jax.devices()})
+        raise InputError(f"--device {name} is not there; JAX finds: {', '.join(there)}") from None
+    with jax.default_device(device):
+        yield
