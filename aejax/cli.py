@@ -250,8 +250,8 @@ def similar(run: RunPath, sku: str, top: int = 10) -> None:
     title_of = experiment.titles(loaded.prepared.dataset)
     frame = recommendation.similar(loaded.model, loaded.prepared.interactions, sku, title_of, top=top)
     table = Table("rank", "sku", "title", "score", title=f"Similar to {sku} {title_of.get(sku, '')}")
-    for row in frame.itertuples(index=False):
-        table.add_row(str(row.rank), str(row.sku), str(row.title), f"{row.score:.3f}")
+    for row in frame.to_dict("records"):
+        table.add_row(str(row["rank"]), str(row["sku"]), str(row["title"]), f"{row['score']:.3f}")
     console.print(table)
 
 
@@ -328,7 +328,9 @@ COMMANDS = {
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(soft_wrap=True)
+    console = Console()
+    # Tables of figures need room; where the output is no terminal, rich would assume 80 columns.
+    return Console(soft_wrap=True) if console.is_terminal else Console(soft_wrap=True, width=120)
 
 
 class _EpochProgress:
@@ -366,20 +368,20 @@ class _EpochProgress:
         self.bars.update(self.tasks[label], **fields)
 
 
-SHOWN = ("precision@10", "recall_all@10", "recall@20", "ndcg@10", "ndcg@100", "hit@10", "coverage@10")
+SHOWN = ("precision@10", "recall_all@10", "ndcg@100", "hit@10", "coverage@10")
 
 
 def _cell(metric: Mapping[str, Any]) -> str:
     if metric["ci95"] is None:
         return f"{metric['mean']:.4f}"
     low, high = metric["ci95"]
-    return f"{metric['mean']:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{metric['mean']:.4f}\n[{low:.4f}, {high:.4f}]"
 
 
 def _print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("model", *SHOWN)
+    table = Table("model", *SHOWN, show_lines=True)
     for name, metrics in models.items():
         table.add_row(name, *(_cell(metrics[key]) for key in SHOWN))
     console.print(table)

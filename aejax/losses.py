@@ -24,7 +24,7 @@ def multinomial_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Binary cross-entropy over items, summed; targets in [0, 1]. `[B, I], [B, I] -> [B]`. Liang et al. (2018), eq. 4."""
+    """Binary cross-entropy summed over items, targets in [0, 1]. `[B, I], [B, I] -> [B]`. Liang et al. 2018, eq. 4."""
     chex.assert_equal_shape([logits, targets])
     return (jax.nn.softplus(logits) - targets * logits).sum(1)
 

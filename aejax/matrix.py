@@ -34,7 +34,7 @@ def user_item_matrix(
     if values == "recency":
         if lines.at is None:
             raise InputError("--values recency needs order dates (created_at), and these data have none; try orders")
-        until = lines.at.max(initial=np.datetime64(0, "s")) if as_of is None else as_of[lines.user]
+        until = as_of[lines.user] if as_of is not None else lines.at.max() if len(lines) else np.datetime64(0, "s")
         age_in_days = (until - lines.at).astype(np.float64) / 86_400.0
         weight = np.exp2(-age_in_days / half_life)
     elif values in ("quantity", "log1p-quantity"):

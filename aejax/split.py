@@ -170,7 +170,7 @@ def _latest(lines: Interactions) -> np.ndarray | None:
     """`[U]` the latest moment in these lines, for every user alike; None without dates."""
     if lines.at is None:
         return None
-    return np.full(len(lines.users), lines.at.max(initial=np.datetime64(0, "s")))
+    return np.full(len(lines.users), lines.at.max() if len(lines) else np.datetime64(0, "s"))
 
 
 def _pairs(lines: Interactions) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +243,9 @@ def _split_predefined(lines: Interactions, seed: int, repeat: str) -> Split:
             "and so on), and this folder has none; try --split time, users or items"
         )
     if np.any(lines.part == VALIDATION):
-        return _from_parts("predefined", net_returns(lines), net_returns(lines).part)
+        bought = net_returns(lines)
+        assert bought.part is not None
+        return _from_parts("predefined", bought, bought.part)
     known = net_returns(lines.take(lines.part == TRAIN))
     test = net_returns(lines.take(lines.part == TEST))
     pairs, pair_of_line = _pairs(known)
@@ -275,8 +277,10 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
         test_from = last - stretch
     validation_from = test_from - max(stretch, np.timedelta64(1, "s"))
 
+    at = lines.at
+
     def before(moment: np.datetime64) -> Interactions:
-        return net_returns(lines.take(lines.at < moment))
+        return net_returns(lines.take(at < moment))
 
     def everyone(moment: np.datetime64) -> np.ndarray:
         return np.full(len(lines.users), moment)

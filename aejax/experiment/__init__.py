@@ -9,6 +9,7 @@ from aejax.experiment.loading import (
     load_run,
     read_customers,
     recommend,
+    titles,
     write_recommendations,
 )
 from aejax.experiment.preparing import Prepared, on_device, prepare, prepare_dataset
@@ -32,6 +33,7 @@ __all__ = [
     "prepare_dataset",
     "read_customers",
     "recommend",
+    "titles",
     "write_comparison",
     "write_recommendations",
 ]

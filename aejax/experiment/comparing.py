@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from aejax import registry, report, runs
@@ -103,7 +104,7 @@ def compare(
         "note": first.split.note,
         "customers": len(first.interactions.users),
         "products": len(first.interactions.items),
-        "users": int(per_user["customer_id"].nunique()),
+        "users": len(set(per_user["customer_id"])),
         "users_left_out": first.split.test.left_out,
         "best_on_validation": best.model,
         "models": _model_rows(per_user, summaries, settings),
@@ -133,13 +134,14 @@ def _model_rows(
 ) -> dict[str, Any]:
     """Per model: means with intervals over users, each user's value being the mean over seeds and splits."""
     keys = [key for key in per_user.columns if "@" in key]
-    means = {
-        name: per_user[per_user["model"] == name].groupby("customer_id", sort=True)[keys].mean() for name in settings
+    means: dict[str, pd.DataFrame] = {
+        name: pd.DataFrame(per_user[per_user["model"] == name].groupby("customer_id", sort=True)[keys].mean())
+        for name in settings
     }
     reference = next(iter(settings))
     rows = {}
     for name, own in settings.items():
-        metrics = mean_with_interval({key: means[name][key].to_numpy() for key in keys})
+        metrics = mean_with_interval(_columns(means[name]))
         coverage = [trial["coverage@10"] for trial in summaries[name]]
         metrics["coverage@10"] = {"mean": sum(coverage) / len(coverage), "ci95": None}
         rows[name] = {
@@ -152,9 +154,13 @@ def _model_rows(
             difference = means[name] - means[reference]
             rows[name]["difference"] = {
                 "to": reference,
-                "metrics": mean_with_interval({key: difference[key].to_numpy() for key in keys}),
+                "metrics": mean_with_interval(_columns(difference)),
             }
     return rows
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    return {str(key): np.asarray(frame[key]) for key in frame.columns}
 
 
 def compare_settings(models: Sequence[str], given: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:

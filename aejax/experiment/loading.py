@@ -18,6 +18,7 @@ from aejax.errors import InputError
 from aejax.evaluation import evaluate
 from aejax.experiment.fitting import metrics_json
 from aejax.experiment.preparing import Prepared, prepare_dataset
+from aejax.interactions import Dataset
 from aejax.models import Model
 
 
@@ -60,7 +61,7 @@ def evaluate_run(run: Run) -> dict[str, Any]:
 
 def titles(dataset: Dataset) -> pd.Series:
     """Sku -> title."""
-    return dataset.products.set_index("sku")["title"]
+    return pd.Series(dataset.products["title"].to_numpy(), index=dataset.products["sku"])
 
 
 def recommend(
@@ -102,7 +103,7 @@ def write_recommendations(
                 first = frame[frame["rank"] == 1]
                 counts["rows"] += len(frame)
                 counts["customers"] += len(first)
-                counts["popular"] += int((first["basis"] == "popular").sum())
+                counts["popular"] += list(first["basis"]).count("popular")
     return counts
 
 

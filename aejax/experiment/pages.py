@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from aejax import quality, recommendation
 from aejax.experiment.preparing import Prepared
@@ -75,7 +76,8 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
     part = prepared.split.test
     chosen = np.unique(np.linspace(0, len(part) - 1, EXAMPLES).round().astype(int))
     lines, seen = prepared.interactions, part.seen
-    title_of = prepared.dataset.products.set_index("sku")["title"]
+    products = prepared.dataset.products
+    title_of = pd.Series(products["title"].to_numpy(), index=products["sku"])
     pages = []
     for position in chosen:
         histories = part.inputs.take(int(position), int(position) + 1)
@@ -105,5 +107,5 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
     return pages
 
 
-def _product(sku: str, title_of: Any) -> dict[str, str]:
+def _product(sku: Any, title_of: pd.Series) -> dict[str, str]:
     return {"sku": str(sku), "title": str(title_of.get(sku, sku))}

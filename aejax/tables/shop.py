@@ -59,8 +59,8 @@ def read_shop(folder: Path) -> Dataset:
     customers, customers_account = _read_entities(folder / "customers.csv", _CUSTOMERS_NEED, quality.NO_CUSTOMER)
     products, products_account = _read_entities(folder / "products.csv", _PRODUCTS_NEED, quality.NO_PRODUCT)
     warnings = [
-        *_unknown(interactions.users.ids, customers["customer_id"], "customer", "customers.csv"),
-        *_unknown(interactions.items.ids, products["sku"], "product", "products.csv"),
+        *_unknown(interactions.users.ids, customers.loc[:, "customer_id"], "customer", "customers.csv"),
+        *_unknown(interactions.items.ids, products.loc[:, "sku"], "product", "products.csv"),
         *cleaned.warnings,
     ]
     customers = _with_all(customers, "customer_id", interactions.users.ids)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aejax import batching
+
+# Few shapes, because every new one is compiled; the cells are free.
+few = settings(deadline=None, max_examples=30, derandomize=True)
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> sp.csr_array:
+    shape = draw(st.sampled_from([(1, 1), (3, 5), (6, 11)]))
+    cells = st.sampled_from([0.0, 0.0, 0.5, 1.0, 7.0])
+    dense = draw(st.lists(cells, min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]))
+    return sp.csr_array(np.array(dense, dtype=np.float32).reshape(shape))
+
+
+@few
+@given(matrices(), st.data())
+def test_gathered_rows_are_the_rows_in_the_order_asked_for(matrix, data):
+    users, items = matrix.shape
+    # Index U is padding: an empty row.
+    asked = np.array(data.draw(st.lists(st.integers(0, users), min_size=4, max_size=4)), dtype=np.int32)
+    rows, length = batching.sparse_rows(matrix)
+    batch = batching.gather_rows(rows, jnp.asarray(asked), length, items)
+    expected = np.vstack([matrix.toarray(), np.zeros((1, items), np.float32)])[asked]
+    np.testing.assert_array_equal(batching.densify(batch, items), expected)
+    padding = np.asarray(batch.items) == items
+    assert np.all(np.asarray(batch.values)[padding] == 0)
+    np.testing.assert_array_equal((~padding).sum(axis=1), (expected != 0).sum(axis=1))
+
+
+@few
+@given(matrices(), st.integers(0, 2))
+def test_padded_rows_are_the_rows_and_then_empty_ones(matrix, more):
+    users, items = matrix.shape
+    batch = batching.pad_rows(matrix, rows=users + more)
+    dense = np.asarray(batching.densify(batch, items))
+    np.testing.assert_array_equal(dense[:users], matrix.toarray())
+    np.testing.assert_array_equal(dense[users:], 0)
+    assert batch.items.shape == (users + more, batching.bucket(batching.longest_row(matrix)))
+    assert np.all(batch.values[batch.items == items] == 0)
+
+
+def test_rows_default_to_those_of_the_matrix():
+    matrix = sp.csr_array(np.eye(3, 4, dtype=np.float32))
+    np.testing.assert_array_equal(batching.densify(batching.pad_rows(matrix), 4), np.eye(3, 4))
+
+
+def test_a_matrix_without_cells_gives_empty_rows():
+    matrix = sp.csr_array((2, 3), dtype=np.float32)
+    rows, length = batching.sparse_rows(matrix)
+    gathered = batching.gather_rows(rows, jnp.arange(3), length, 3)
+    np.testing.assert_array_equal(batching.densify(gathered, 3), np.zeros((3, 3)))
+    np.testing.assert_array_equal(batching.densify(batching.pad_rows(matrix), 3), np.zeros((2, 3)))
+
+
+def test_the_last_row_does_not_run_into_its_neighbour():
+    # The longest row comes first, so that gathering the last one reads beyond the cells.
+    matrix = sp.csr_array(np.array([[1, 2, 3, 4], [0, 0, 0, 5]], dtype=np.float32))
+    rows, length = batching.sparse_rows(matrix)
+    assert length == 4
+    batch = batching.gather_rows(rows, jnp.array([1, 2]), length, 4)
+    np.testing.assert_array_equal(batch.items, [[3, 4, 4, 4], [4, 4, 4, 4]])
+    np.testing.assert_array_equal(batch.values, [[5, 0, 0, 0], [0, 0, 0, 0]])
+
+
+@few
+@given(st.sampled_from([(1, 1), (5, 2), (6, 3), (7, 10)]), st.integers(0, 2**31 - 1))
+def test_an_epoch_holds_every_user_once_and_pads_only_the_last_batch(sizes, seed):
+    users, batch_size = sizes
+    order = np.asarray(batching.epoch_order(jax.random.key(seed), users, batch_size))
+    assert order.shape == (-(-users // batch_size), batch_size)
+    np.testing.assert_array_equal(np.sort(order.ravel()[:users]), np.arange(users))
+    np.testing.assert_array_equal(order.ravel()[users:], users)
+
+
+def test_the_order_of_an_epoch_is_its_keys():
+    def order(seed: int) -> list[int]:
+        return batching.epoch_order(jax.random.key(seed), 50, 7).ravel().tolist()
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert order(1)[:50] != list(range(50))
+
+
+@few
+@given(matrices(), st.integers(0, 3))
+def test_filled_rows_repeat_the_last_customer(matrix, more):
+    users, items = matrix.shape
+    filled = batching.fill_rows(batching.pad_rows(matrix), users + more)
+    dense = matrix.toarray()
+    np.testing.assert_array_equal(batching.densify(filled, items), np.vstack([dense, *[dense[-1:]] * more]))
+
+
+def test_fill_rows_takes_any_encoded_batch():
+    filled = batching.fill_rows({"a": np.array([1, 2]), "b": np.array([[[1]], [[9]]])}, 4)
+    np.testing.assert_array_equal(filled["a"], [1, 2, 2, 2])
+    np.testing.assert_array_equal(filled["b"].ravel(), [1, 9, 9, 9])
+
+
+@given(st.integers(0, 10**7))
+def test_a_bucket_is_the_smallest_power_of_two_that_holds_the_length(length):
+    size = batching.bucket(length)
+    assert size >= length
+    assert size & (size - 1) == 0
+    assert size == 8 or size < 2 * length
+
+
+@pytest.mark.parametrize(("length", "size"), [(0, 8), (8, 8), (9, 16), (16, 16), (17, 32), (1024, 1024), (1025, 2048)])
+def test_bucket_at_its_edges(length, size):
+    assert batching.bucket(length) == size
+
+
+@given(st.integers(0, 10**8))
+def test_a_scoring_chunk_stays_near_64_mib(items):
+    chunk = batching.scoring_chunk(items)
+    assert 8 <= chunk <= 512
+    assert chunk == 8 or 4 * chunk * items <= 2**26
+    assert chunk == 512 or 4 * 2 * chunk * items > 2**26
+
+
+def test_densify_refuses_unequal_shapes():
+    with pytest.raises(AssertionError):
+        batching.densify(batching.Batch(jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 1))), 5)
