@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from aejax import batching
 
 # Few shapes, because every new one is compiled; the cells are free.
-few = settings(deadline=None, max_examples=30, derandomize=True)
+few = settings(deadline=None, max_examples=20, derandomize=True)
 
 
 @st.composite
 def matrices(draw: st.DrawFn) -> sp.csr_array:
-    shape = draw(st.sampled_from([(1, 1), (3, 5), (6, 11)]))
+    shape = draw(st.sampled_from([(1, 1), (5, 4)]))
     cells = st.sampled_from([0.0, 0.0, 0.5, 1.0, 7.0])
     dense = draw(st.lists(cells, min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]))
     return sp.csr_array(np.array(dense, dtype=np.float32).reshape(shape))
