@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from aejax.interactions import Interactions, Vocabulary
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+settings.register_profile("aejax", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("aejax")
+
+USERS, ITEMS = 60, 30
+
+
+@pytest.fixture(scope="session")
+def tiny_lines() -> Interactions:
+    """A shop of 60 customers and 30 products with two tastes: even customers buy even products, odd ones odd products,
+    and one purchase in ten is of the other kind. Orders of 1 to 4 distinct products, 4 to 7 per customer, no returns,
+    sorted by date. Every customer and every product occurs."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(USERS):
+        taste, other = np.arange(user % 2, ITEMS, 2), np.arange(1 - user % 2, ITEMS, 2)
+        for _ in range(rng.integers(4, 8)):
+            size = rng.integers(1, 5)
+            foreign = rng.binomial(size, 0.1)
+            basket = [*rng.choice(taste, size - foreign, replace=False), *rng.choice(other, foreign, replace=False)]
+            minute = int(rng.integers(0, 365 * 24 * 60))
+            rows.extend((minute, user, item, rng.integers(1, 4)) for item in basket)
+    minute, user, item, quantity = np.array(sorted(rows)).T
+    _, order = np.unique(minute * USERS + user, return_inverse=True)
+    lines = Interactions(
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        quantity=quantity.astype(np.int32),
+        users=Vocabulary.of(f"c{u:02d}" for u in range(USERS)),
+        items=Vocabulary.of(f"p{i:02d}" for i in range(ITEMS)),
+        order=order.astype(np.int32),
+        at=np.datetime64("2024-01-01T00:00:00", "s") + minute * np.timedelta64(60, "s"),
+    )
+    assert len(np.unique(user)) == USERS and len(np.unique(item)) == ITEMS
+    return lines
