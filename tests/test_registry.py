@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from aejax import registry
+from aejax.errors import InputError
+from aejax.interactions import Interactions, Vocabulary, histories_of
+
+# Sizes that make a network small; a model takes those that it has.
+SMALL = {"epochs": 1, "batch_size": 4, "hidden": (8,), "latent_dim": 4}
+USERS, ITEMS = 9, 7
+
+
+def purchases() -> Interactions:
+    user, item = np.nonzero(np.random.default_rng(0).random((USERS, ITEMS)) < 0.5)
+    return Interactions(
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        quantity=np.ones(len(user), dtype=np.int32),
+        users=Vocabulary.of(f"u{n}" for n in range(USERS)),
+        items=Vocabulary.of(f"i{n}" for n in range(ITEMS)),
+        order=np.arange(len(user), dtype=np.int32),
+        at=np.datetime64("2024-01-01", "s") + np.arange(len(user)).astype("timedelta64[D]"),
+    )
+
+
+def small_settings(name: str):
+    known = registry.field_types(registry.family(name).settings)
+    return registry.make_settings(name, {key: value for key, value in SMALL.items() if key in known})
+
+
+def fit(name: str):
+    family = registry.family(name)
+    if not family.is_network:
+        return family.fit(purchases(), small_settings(name))
+    return family.fit(
+        purchases(),
+        small_settings(name),
+        key=jax.random.key(0),
+        validate=None,
+        on_epoch=lambda progress, record: None,
+        resume=lambda progress: progress,
+    )
+
+
+@pytest.fixture(scope="module", params=sorted(registry.MODELS))
+def fitted(request):
+    return request.param, fit(request.param)
+
+
+# The protocol encode / scores / state
+
+
+def test_every_user_gets_a_finite_score_of_every_item(fitted):
+    _, model = fitted
+    lines = purchases()
+    histories = histories_of(lines, np.array([1, 4, 5]), np.full(3, lines.at.max()))
+    scores = model.scores(model.encode(histories))
+    assert isinstance(scores, jax.Array)
+    assert scores.shape == (3, ITEMS)
+    assert np.all(np.isfinite(scores))
+
+
+def test_encode_is_pure_and_a_users_scores_do_not_depend_on_the_others(fitted):
+    _, model = fitted
+    lines = purchases()
+    histories = histories_of(lines, np.arange(USERS), np.full(USERS, lines.at.max()))
+    together = model.scores(model.encode(histories))
+    np.testing.assert_array_equal(model.scores(model.encode(histories)), together)
+    alone = [model.scores(model.encode(histories.take(n, n + 1)))[0] for n in range(USERS)]
+    np.testing.assert_allclose(np.stack(alone), together, rtol=1e-5, atol=1e-6)
+
+
+def test_restore_of_the_state_scores_the_same(fitted):
+    name, model = fitted
+    state = jax.device_get(model.state())
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
+    assert jax.tree.leaves(state)
+    restored = registry.family(name).restore(state, small_settings(name), items=ITEMS)
+    histories = histories_of(purchases(), np.arange(USERS))
+    expected = model.scores(model.encode(histories))
+    np.testing.assert_array_equal(restored.scores(restored.encode(histories)), expected)
+
+
+# Names and settings
+
+
+@pytest.mark.parametrize("name", sorted(registry.MODELS))
+def test_every_settings_class_is_frozen_and_its_defaults_survive_text_and_json(name):
+    family = registry.family(name)
+    defaults = registry.make_settings(name, {})
+    assert isinstance(defaults, family.settings)
+    assert family.settings.__dataclass_params__.frozen
+    plain = dataclasses.asdict(defaults)
+    assert registry.make_settings(name, json.loads(json.dumps(plain))) == defaults
+    assert registry.make_settings(name, {key: str(value) for key, value in plain.items()}) == defaults
+
+
+def test_an_unknown_model_proposes_the_nearest():
+    with pytest.raises(InputError, match='model "multivae" is unknown; did you mean "multvae"') as caught:
+        registry.family("multivae")
+    assert all(name in str(caught.value) for name in registry.MODELS)
+
+
+def test_importing_the_registry_imports_no_model_and_no_jax():
+    program = (
+        "import sys, aejax.registry; print([m for m in sys.modules if m in ('jax', 'flax') or 'aejax.models' in m])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "text", "value"),
+    [
+        ("ae", "epochs", "7", 7),
+        ("ae", "epochs", 7, 7),
+        ("ae", "epochs", 7.0, 7),
+        ("ae", "learning_rate", "3e-4", 3e-4),
+        ("ae", "learning_rate", 1, 1.0),
+        ("ae", "values", "log1p-orders", "log1p-orders"),
+        ("ae", "hidden", "128,64", (128, 64)),
+        ("ae", "hidden", "128", (128,)),
+        ("ae", "hidden", "(128,)", (128,)),
+        ("ae", "hidden", "[128, 64]", (128, 64)),
+        ("ae", "hidden", [128, 64], (128, 64)),
+        ("vae", "hidden", "", ()),
+        ("multvae", "anneal_steps", "none", None),
+        ("multvae", "anneal_steps", "None", None),
+        ("multvae", "anneal_steps", None, None),
+        ("multvae", "anneal_steps", "200", 200),
+        ("multvae", "dropout", "0", 0.0),
+    ],
+)
+def test_text_and_json_become_a_settings_type(name, setting, text, value):
+    found = getattr(registry.make_settings(name, {setting: text}), setting)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Switches:
+    on: bool = True
+
+
+def test_a_switch_is_true_or_false(monkeypatch):
+    monkeypatch.setattr(registry, "family", lambda name: dataclasses.make_dataclass("F", ["settings"])(Switches))
+    for given, value in (("true", True), ("False", False), ("1", True), ("0", False), (True, True), (False, False)):
+        assert registry.make_settings("switches", {"on": given}).on is value
+    with pytest.raises(InputError, match='on of model switches is "maybe"; expected bool'):
+        registry.make_settings("switches", {"on": "maybe"})
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "message"),
+    [
+        ("ae", "epochs", "many", 'epochs of model ae is "many"; expected int'),
+        ("ae", "epochs", "1.5", 'epochs of model ae is "1.5"; expected int'),
+        ("ae", "epochs", 1.5, 'epochs of model ae is "1.5"; expected int'),
+        ("ae", "epochs", math.inf, 'epochs of model ae is "inf"; expected int'),
+        ("ae", "epochs", None, 'epochs of model ae is "None"; expected int'),
+        ("ae", "learning_rate", "fast", 'learning_rate of model ae is "fast"; expected float'),
+        ("ae", "hidden", "128,wide", 'hidden of model ae is "128,wide"; expected whole numbers such as 128,64'),
+        ("ae", "hidden", 128, 'hidden of model ae is "128"; expected whole numbers such as 128,64'),
+        ("multvae", "anneal_steps", "soon", 'anneal_steps of model multvae is "soon"; expected int'),
+    ],
+)
+def test_a_wrong_type_is_named_with_what_was_expected(name, setting, value, message):
+    with pytest.raises(InputError) as caught:
+        registry.make_settings(name, {setting: value})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "message"),
+    [
+        ("ae", "epochs", "0", "epochs is 0; expected 1 or more"),
+        ("ae", "batch_size", "-3", "batch_size is -3; expected 1 or more"),
+        ("ae", "learning_rate", "nan", "learning_rate is nan"),
+        ("ae", "half_life", "0", r"half_life 0\.0; expected more than 0"),
+        ("ae", "hidden", "", r"hidden is \(\); expected at least one size"),
+        ("vae", "likelihood", "poisson", 'likelihood is "poisson"; expected bernoulli or mse'),
+        ("vae", "latent_dim", "0", "latent_dim 0; expected sizes of 1 or more"),
+        ("multdae", "dropout", "1", r"dropout is 1\.0; expected 0 or more and less than 1"),
+        ("multvae", "anneal_cap", "-1", r"anneal_cap is -1\.0; expected 0 or more"),
+        ("multvae", "anneal_steps", "0", "anneal_steps is 0; expected 1 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_range(name, setting, value, message):
+    with pytest.raises(InputError, match=message):
+        registry.make_settings(name, {setting: value})
+
+
+def test_an_unknown_setting_proposes_the_nearest():
+    with pytest.raises(InputError, match='model vae has no setting "latent_dims"; did you mean "latent_dim"'):
+        registry.make_settings("vae", {"latent_dims": 8})
+
+
+def test_a_model_without_settings_says_so():
+    with pytest.raises(InputError, match='model popularity has no setting "l2"; it has none'):
+        registry.make_settings("popularity", {"l2": 300})
