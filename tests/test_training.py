@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.sparse as sp
+
+from aejax import batching
+from aejax.errors import InputError
+from aejax.training import Progress, TrainState, init_progress, init_state, make_epoch, run_epochs, train_step
+
+USERS, ITEMS, BATCH = 7, 5, 3
+LEARNING_RATE = 0.05
+
+
+@pytest.fixture(scope="module")
+def matrix() -> sp.csr_array:
+    rng = np.random.default_rng(0)
+    return sp.csr_array((rng.uniform(size=(USERS, ITEMS)) < 0.5).astype(np.float32) + np.eye(USERS, ITEMS, dtype="f4"))
+
+
+def distance(params: dict[str, jax.Array], batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
+    """Squared distance of each row to one learned point. No noise, so it can be followed by hand."""
+    del step, key
+    point = jnp.broadcast_to(params["point"], (batch.items.shape[0], ITEMS))
+    return jnp.square(batching.densify(batch, ITEMS) - point).sum(1)
+
+
+def noisy(params: dict[str, jax.Array], batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
+    """The same, of rows with noise from the step's key and a weight that depends on the step."""
+    x = batching.densify(batch, ITEMS)
+    point = jnp.broadcast_to(params["point"], x.shape)
+    return jnp.square(x + jax.random.normal(key, x.shape) - point).sum(1) / (1.0 + step)
+
+
+def fresh(optimizer: optax.GradientTransformation) -> TrainState[dict[str, jax.Array]]:
+    return init_state({"point": jnp.arange(ITEMS, dtype=jnp.float32)}, optimizer)
+
+
+def epoch_of(matrix: sp.csr_array, loss: Any, optimizer: optax.GradientTransformation, batch_size: int = BATCH) -> Any:
+    rows, length = batching.sparse_rows(matrix)
+    return make_epoch(
+        rows,
+        users=matrix.shape[0],
+        items=matrix.shape[1],
+        length=length,
+        batch_size=batch_size,
+        loss=loss,
+        optimizer=optimizer,
+    )
+
+
+@pytest.fixture(scope="module")
+def epoch(matrix) -> Any:
+    """An epoch of `noisy`, compiled once for all the trainings below."""
+    return epoch_of(matrix, noisy, optax.adam(LEARNING_RATE))
+
+
+def train(epoch: Any, *, seed: int = 0, start: Any = None, stored: list | None = None, **changes: Any) -> Any:
+    """A whole noisy training of up to 6 epochs; `stored` gets a host copy of the progress of every epoch."""
+    optimizer = optax.adam(LEARNING_RATE)
+
+    def on_epoch(progress: Progress, record: dict[str, float]) -> None:
+        if stored is not None:
+            stored.append((jax.device_get(progress), record))
+
+    arguments: dict[str, Any] = {
+        "key": jax.random.key(seed),
+        "epochs": 6,
+        "patience": 6,
+        "learning_rate": LEARNING_RATE,
+        "validate": None,
+        "on_epoch": on_epoch,
+    }
+    start = init_progress(fresh(optimizer)) if start is None else start
+    return run_epochs(epoch, start, **(arguments | changes))
+
+
+def scripted(scores: list[float]) -> Any:
+    """A validation that says these scores one after another."""
+    remaining = iter(scores)
+    return lambda params: next(remaining)
+
+
+def assert_same_bits(left: Any, right: Any) -> None:
+    left_leaves, right_leaves = jax.tree.leaves(left), jax.tree.leaves(right)
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    assert len(left_leaves) > 0
+    for a, b in zip(left_leaves, right_leaves, strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+# One step
+
+
+def test_steps_equal_adam_written_by_hand(matrix):
+    optimizer = optax.adam(LEARNING_RATE)
+    state = fresh(optimizer)
+    batch = batching.pad_rows(matrix[:BATCH])
+    weight = np.ones(BATCH, np.float32)
+    x = matrix[:BATCH].toarray().astype(np.float64)
+    point, first, second = np.arange(ITEMS, dtype=np.float64), np.zeros(ITEMS), np.zeros(ITEMS)
+    for number in range(1, 6):
+        expected_total = ((x - point) ** 2).sum()
+        gradient = 2 * (point - x).mean(axis=0)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        step_size = LEARNING_RATE / (np.sqrt(second / (1 - 0.999**number)) + 1e-8)
+        point = point - step_size * first / (1 - 0.9**number)
+        state, total = train_step(state, batch, weight, jax.random.key(number), loss=distance, optimizer=optimizer)
+        np.testing.assert_allclose(total, expected_total, rtol=1e-5)
+        np.testing.assert_allclose(state.params["point"], point, rtol=1e-4, atol=1e-6)
+        assert state.step == number
+
+
+def test_a_transformation_that_needs_the_parameters_gets_them(matrix):
+    optimizer = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
+    batch = batching.pad_rows(matrix[:BATCH])
+    before = np.arange(ITEMS, dtype=np.float64)
+    gradient = 2 * (before - matrix[:BATCH].toarray()).mean(axis=0)
+    state, _ = train_step(
+        fresh(optimizer), batch, jnp.ones(BATCH), jax.random.key(0), loss=distance, optimizer=optimizer
+    )
+    np.testing.assert_allclose(state.params["point"], before - 0.1 * (gradient + 0.5 * before), rtol=1e-5)
+
+
+def test_padded_examples_have_no_weight(matrix):
+    optimizer = optax.sgd(0.1)
+    alone = batching.pad_rows(matrix[:2])
+    # What stands in the padded row must not matter, so it is a real and far-off row here.
+    padded = batching.Batch(np.vstack([alone.items, alone.items[:1]]), np.vstack([alone.values, 99 + alone.values[:1]]))
+    key = jax.random.key(0)
+    expected = train_step(fresh(optimizer), alone, jnp.ones(2), key, loss=distance, optimizer=optimizer)
+    got = train_step(fresh(optimizer), padded, jnp.array([1.0, 1.0, 0.0]), key, loss=distance, optimizer=optimizer)
+    counted = train_step(fresh(optimizer), padded, jnp.ones(3), key, loss=distance, optimizer=optimizer)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6)
+    assert not np.allclose(counted[0].params["point"], expected[0].params["point"])
+
+
+# One epoch
+
+
+def test_an_epoch_is_its_batches_one_after_another(matrix):
+    optimizer = optax.adam(LEARNING_RATE)
+    epoch_key = jax.random.key(3)
+    state, mean_loss = epoch_of(matrix, noisy, optimizer)(fresh(optimizer), jax.random.clone(epoch_key))
+
+    order_key, steps_key = jax.random.split(epoch_key)
+    order = np.asarray(batching.epoch_order(order_key, USERS, BATCH))
+    expected, total = fresh(optimizer), 0.0
+    for index, chosen in enumerate(order):
+        real = chosen[chosen < USERS]
+        dense = np.zeros((BATCH, ITEMS), np.float32)  # the batch keeps its shape, so that the noise is the same
+        dense[: len(real)] = matrix[real].toarray()
+        weight = jnp.asarray(chosen < USERS, jnp.float32)
+        key = jax.random.fold_in(steps_key, index)
+        batch = batching.pad_rows(sp.csr_array(dense))
+        expected, batch_total = train_step(expected, batch, weight, key, loss=noisy, optimizer=optimizer)
+        total += float(batch_total)
+    chex.assert_trees_all_close(state, expected, rtol=1e-5)
+    np.testing.assert_allclose(mean_loss, total / USERS, rtol=1e-5)
+    assert state.step == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
+def test_the_mean_loss_is_over_users_whatever_the_batch(matrix, batch_size):
+    optimizer = optax.sgd(0.0)  # nothing moves: the mean is that of the first parameters
+    _, mean_loss = epoch_of(matrix, distance, optimizer, batch_size)(fresh(optimizer), jax.random.key(0))
+    expected = ((matrix.toarray() - np.arange(ITEMS)) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(mean_loss, expected, rtol=1e-5)
+
+
+def test_several_epochs_of_several_batches_compile_once(matrix):
+    chex.clear_trace_counter()
+    optimizer = optax.adam(LEARNING_RATE)
+    traced = chex.assert_max_traces(noisy, n=1)
+    progress = init_progress(fresh(optimizer))
+    epoch = epoch_of(matrix, traced, optimizer)
+    arguments: dict[str, Any] = {"patience": 9, "learning_rate": 1.0, "on_epoch": lambda progress, record: None}
+    key = jax.random.key(0)
+    progress = run_epochs(epoch, progress, key=key, epochs=4, validate=lambda params: 0.0, **arguments)
+    assert progress.state.step == 4 * 3
+    # The counter does count: a second compilation is refused.
+    with pytest.raises(AssertionError, match="traced"):
+        epoch_of(matrix, traced, optimizer, batch_size=2)(fresh(optimizer), jax.random.key(1))
+
+
+def test_the_state_is_donated(matrix):
+    optimizer = optax.adam(LEARNING_RATE)
+    state = fresh(optimizer)
+    progress = init_progress(state)
+    epoch_of(matrix, noisy, optimizer)(state, jax.random.key(0))
+    assert state.params["point"].is_deleted()
+    np.testing.assert_array_equal(progress.best_params["point"], np.arange(ITEMS))
+
+
+# The loop
+
+
+def test_without_validation_the_last_parameters_are_the_best(epoch):
+    stored: list = []
+    progress = train(epoch, stored=stored, epochs=4, patience=1)
+    assert (progress.epoch, progress.best_epoch) == (4, 4)
+    assert_same_bits(progress.best_params, progress.state.params)
+    assert [record["epoch"] for _, record in stored] == [1, 2, 3, 4]
+    assert all(set(record) == {"epoch", "loss"} for _, record in stored)
+
+
+def test_the_best_parameters_are_kept(epoch):
+    stored: list = []
+    progress = train(epoch, stored=stored, validate=scripted([0.1, 0.3, 0.2, 0.3, 0.25, 0.1]))
+    assert (progress.epoch, progress.best_epoch, progress.best_score) == (6, 2, 0.3)  # a tie does not replace the first
+    at_two = stored[1][0]
+    assert_same_bits(progress.best_params, at_two.state.params)
+    assert not np.array_equal(progress.best_params["point"], progress.state.params["point"])
+    assert [record["validation"] for _, record in stored] == [0.1, 0.3, 0.2, 0.3, 0.25, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "last", "best"),
+    [
+        (1, [0.5, 0.4], 2, 1),
+        (2, [0.5, 0.4, 0.6, 0.1, 0.2], 5, 3),
+        (3, [0.5, 0.4, 0.4, 0.4], 4, 1),
+        (3, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 6, 6),
+    ],
+)
+def test_patience_counts_epochs_in_a_row_without_a_better_score(epoch, patience, scores, last, best):
+    progress = train(epoch, patience=patience, validate=scripted(scores))
+    assert (progress.epoch, progress.best_epoch) == (last, best)
+
+
+def test_validation_sees_the_parameters_of_its_epoch(epoch):
+    seen: list = []
+    stored: list = []
+
+    def validate(params: dict[str, jax.Array]) -> float:
+        seen.append(np.asarray(params["point"]).copy())
+        return float(len(seen))
+
+    train(epoch, stored=stored, validate=validate)
+    np.testing.assert_array_equal(seen, [progress.state.params["point"] for progress, _ in stored])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_epoch_learning_rate_and_remedy(matrix, value):
+    optimizer = optax.adam(0.5)
+
+    def breaks(params: Any, batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
+        # Three updates an epoch: the seventh belongs to epoch 3.
+        return distance(params, batch, step, key) + jnp.where(step == 6, value, 0.0)
+
+    told: list = []
+    with pytest.raises(InputError) as caught:
+        run_epochs(
+            epoch_of(matrix, breaks, optimizer),
+            init_progress(fresh(optimizer)),
+            key=jax.random.key(0),
+            epochs=9,
+            patience=9,
+            learning_rate=0.5,
+            validate=None,
+            on_epoch=lambda progress, record: told.append(record["epoch"]),
+        )
+    message = str(caught.value)
+    assert message.startswith(f"epoch 3: the loss is {value}")
+    assert "learning_rate 0.5" in message
+    assert "--set learning_rate=0.05" in message
+    assert told == [1, 2]
+
+
+def test_one_seed_twice_gives_the_same_bits_and_two_seeds_do_not(epoch):
+    first, again, other = train(epoch, seed=1), train(epoch, seed=1), train(epoch, seed=2)
+    assert_same_bits(first, again)
+    assert not np.array_equal(first.best_params["point"], other.best_params["point"])
+
+
+def test_epochs_draw_different_noise(matrix):
+    """With nothing learned, only the noise and the step's weight differ between epochs."""
+    optimizer = optax.sgd(0.0)
+    records: list = []
+
+    def unweighted(params: Any, batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
+        return noisy(params, batch, jnp.zeros_like(step), key)
+
+    run_epochs(
+        epoch_of(matrix, unweighted, optimizer),
+        init_progress(fresh(optimizer)),
+        key=jax.random.key(0),
+        epochs=4,
+        patience=4,
+        learning_rate=1.0,
+        validate=None,
+        on_epoch=lambda progress, record: records.append(record["loss"]),
+    )
+    assert len(set(records)) == 4
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("validated", [False, True], ids=["unvalidated", "validated"])
+def test_going_on_from_any_epoch_ends_in_the_bits_of_the_undisturbed(epoch, validated, on_device):
+    def score(params: dict[str, jax.Array]) -> float:
+        # Rises and falls, so that the best epoch lies before, at and after the interruption.
+        return -abs(float(params["point"][3]) - 2.65)
+
+    validate = score if validated else None
+    stored: list = []
+    undisturbed = train(epoch, stored=stored, validate=validate)
+    if validated:
+        assert 1 < undisturbed.best_epoch < 6
+    for progress, _ in stored:
+        start = (
+            dataclasses.replace(progress, state=jax.tree.map(jnp.asarray, progress.state)) if on_device else progress
+        )
+        rest: list = []
+        resumed = train(epoch, start=start, stored=rest, validate=validate)
+        assert_same_bits(resumed, undisturbed)
+        assert [record for _, record in rest] == [record for _, record in stored[progress.epoch :]]
+
+
+def test_a_finished_training_goes_no_further(epoch):
+    stopped = train(epoch, patience=2, validate=scripted([0.5, 0.4, 0.3]))
+    again = train(epoch, patience=2, start=stopped, validate=scripted([]))
+    assert again is stopped
