@@ -146,11 +146,12 @@ def _units_cancelled(lines: Interactions) -> np.ndarray:
     return cancelled
 
 
-def facts_of(bought: Interactions, *, customers: int, products: int, repeats: bool) -> dict[str, Any]:
+def _facts(bought: Interactions, pairs: np.ndarray, *, customers: int, products: int, repeats: bool) -> dict[str, Any]:
     """What the data hold.
 
     Args:
       bought: purchases after returns.
+      pairs: their distinct pairs.
       customers: customers of any file.
       products: products of any file.
       repeats: whether a customer can buy a product again (public formats hold each pair once).
@@ -158,7 +159,7 @@ def facts_of(bought: Interactions, *, customers: int, products: int, repeats: bo
     Returns:
       Counts, the period, the share of repeats among order lines and the density of the user-item matrix.
     """
-    lines, pairs = len(bought), len(_pairs(bought))
+    lines = len(bought)
     buyers, sold = (_distinct(column) for column in (bought.user, bought.item))
     return {
         "customers": customers,
@@ -167,20 +168,16 @@ def facts_of(bought: Interactions, *, customers: int, products: int, repeats: bo
         "products_bought": sold,
         "orders": None if bought.order is None or not repeats else _distinct(bought.order),
         "lines": lines,
-        "period": None if bought.at is None or not lines else [str(bought.at.min()), str(bought.at.max())],
+        "period": None if bought.at is None else [str(bought.at.min()), str(bought.at.max())],
         # Lines of one order and product are one line, so every line of a pair but the first is of a later order.
-        "repeat_share": (lines - pairs) / lines if repeats and bought.order is not None and lines else None,
-        "density": pairs / (buyers * sold) if lines else 0.0,
+        "repeat_share": (lines - len(pairs)) / lines if repeats and bought.order is not None else None,
+        "density": len(pairs) / (buyers * sold),
     }
 
 
-def protocols_of(bought: Interactions) -> dict[str, Any]:
-    """The protocols that the data can carry, and for each that they cannot, why.
-
-    Args:
-      bought: purchases after returns.
-    """
-    products_each = np.bincount(_pairs(bought) // max(len(bought.items), 1), minlength=len(bought.users))
+def _protocols(bought: Interactions, pairs: np.ndarray) -> dict[str, Any]:
+    """The protocols that the data can carry, and for each that they cannot, why."""
+    products_each = np.bincount(pairs // len(bought.items), minlength=len(bought.users))
     obstacle = {
         "predefined": "the files assign no train and test parts" if bought.part is None else None,
         "time": _no_period(bought),
@@ -220,7 +217,7 @@ def _distinct(codes: np.ndarray) -> int:
 def _pairs(bought: Interactions) -> np.ndarray:
     """The distinct pairs of a user and an item, sorted, as `user * I + item`."""
     pair = np.sort(bought.user.astype(np.int64) * len(bought.items) + bought.item)
-    return pair[np.concatenate([[True], pair[1:] != pair[:-1]])] if len(pair) else pair
+    return pair[np.concatenate([[True], pair[1:] != pair[:-1]])]
 
 
 def require_something_to_learn(source: str, lines: Interactions, gone: Mapping[str, int]) -> None:
@@ -258,7 +255,7 @@ def report(
 
     Args:
       files: the account of each file by name.
-      bought: purchases after returns, on all data.
+      bought: purchases after returns, on all data; at least one.
       customers: customers of any file.
       products: products of any file.
       repeats: whether a customer can buy a product again.
@@ -267,10 +264,11 @@ def report(
     Returns:
       Plain data: `files`, `facts`, `protocols` and `warnings`.
     """
+    pairs = _pairs(bought)
     return {
         "files": {name: account.to_json() for name, account in files.items()},
-        "facts": facts_of(bought, customers=customers, products=products, repeats=repeats),
-        "protocols": protocols_of(bought),
+        "facts": _facts(bought, pairs, customers=customers, products=products, repeats=repeats),
+        "protocols": _protocols(bought, pairs),
         "warnings": list(warnings),
     }
 

@@ -58,14 +58,18 @@ def read_shop(folder: Path) -> Dataset:
     quality.require_something_to_learn("orders.csv", interactions, gone)
     customers, customers_account = _read_entities(folder / "customers.csv", _CUSTOMERS_NEED, quality.NO_CUSTOMER)
     products, products_account = _read_entities(folder / "products.csv", _PRODUCTS_NEED, quality.NO_PRODUCT)
+    new_customers = _not_among(interactions.users.ids, customers.loc[:, "customer_id"])
+    new_products = _not_among(interactions.items.ids, products.loc[:, "sku"])
     warnings = [
-        *_unknown(interactions.users.ids, customers.loc[:, "customer_id"], "customer", "customers.csv"),
-        *_unknown(interactions.items.ids, products.loc[:, "sku"], "product", "products.csv"),
+        *_unknown(new_customers, "customer", "customers.csv"),
+        *_unknown(new_products, "product", "products.csv"),
         *cleaned.warnings,
     ]
-    customers = _with_all(customers, "customer_id", interactions.users.ids)
-    products = _titled(_with_all(products, "sku", interactions.items.ids))
+    customers = _with_rows(customers, "customer_id", new_customers)
+    products = _titled(_with_rows(products, "sku", new_products))
     netting = quality.account_for_returns(interactions)
+    if len(netting.bought) == 0:
+        raise InputError("orders.csv: nothing to learn from; there are only returns and the purchases they cancel")
     if netting.excess:
         warnings.append(f"units returned beyond what was bought before: {netting.excess:,}; they are ignored")
     orders_account = _orders_account(orders_file, len(lines.quantity), cleaned, netting)
@@ -131,10 +135,10 @@ def _read_entities(path: Path, need: Mapping[str, Sequence[str]], no_id: str) ->
     return frame.loc[named], FileAccount(read=len(frame), dropped=dropped, renamed=file.renamed)
 
 
-def _with_all(frame: pd.DataFrame, name: str, used: np.ndarray) -> pd.DataFrame:
+def _with_rows(frame: pd.DataFrame, name: str, new: np.ndarray) -> pd.DataFrame:
     """The table sorted by id, with a row for each id that only orders.csv knows; its attributes are blank."""
-    unknown = pd.DataFrame({name: _not_among(used, frame.loc[:, name])}, dtype="str")
-    return pd.concat([frame, unknown]).fillna("").sort_values(name, ignore_index=True)
+    rows = pd.DataFrame({column: new if column == name else "" for column in frame.columns}, dtype="str")
+    return pd.concat([frame, rows]).sort_values(name, ignore_index=True)
 
 
 def _titled(products: pd.DataFrame) -> pd.DataFrame:
@@ -150,8 +154,7 @@ def _not_among(used: np.ndarray, known: pd.Series) -> np.ndarray:
     return used[pd.Index(known.to_numpy(dtype=object)).get_indexer(used) < 0]
 
 
-def _unknown(used: np.ndarray, known: pd.Series, noun: str, where: str) -> list[str]:
-    unknown = _not_among(used, known)
+def _unknown(unknown: np.ndarray, noun: str, where: str) -> list[str]:
     if len(unknown) == 0:
         return []
     sample = ", ".join(shown(value) for value in unknown[:3])
