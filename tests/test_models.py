@@ -1,0 +1,561 @@
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from aejax import batching
+from aejax.errors import InputError
+from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
+from aejax.models import ae, multvae, popularity, vae
+from aejax.registry import family, make_settings
+
+NETWORKS = ("ae", "vae", "multdae", "multvae")
+CLUSTERS, CLUSTER_ITEMS, CLUSTER_USERS = 3, 8, 20
+ITEMS = CLUSTERS * CLUSTER_ITEMS
+
+each_network = pytest.mark.parametrize("name", NETWORKS)
+each_model = pytest.mark.parametrize("name", (*NETWORKS, "popularity"))
+
+
+def lines_of(quantities: np.ndarray) -> Interactions:
+    """A `[U, I]` array of quantities -> order lines."""
+    user, item = np.nonzero(quantities)
+    return Interactions(
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        quantity=quantities[user, item].astype(np.int32),
+        users=Vocabulary(np.array([f"u{n:03d}" for n in range(quantities.shape[0])], dtype=object)),
+        items=Vocabulary(np.array([f"i{n:03d}" for n in range(quantities.shape[1])], dtype=object)),
+    )
+
+
+def all_histories(lines: Interactions) -> Histories:
+    return histories_of(lines, np.arange(len(lines.users)))
+
+
+def fitted(name: str, lines: Interactions, settings: dict[str, Any], *, seed: int = 0, **training: Any) -> Any:
+    model = family(name)
+    arguments: dict[str, Any] = {}
+    if model.is_network:
+        arguments = {
+            "key": jax.random.key(seed),
+            "validate": None,
+            "on_epoch": lambda progress, record: None,
+            "resume": lambda progress: progress,
+        } | training
+    return model.fit(lines, make_settings(name, settings), **arguments)
+
+
+def scores_of(model: Any, lines: Interactions) -> np.ndarray:
+    return np.array(model.scores(model.encode(all_histories(lines))))
+
+
+@pytest.fixture(scope="module")
+def planted() -> Interactions:
+    """Three groups of 20 customers; each customer buys 5 of the 8 products of the group, and one of another group."""
+    rng = np.random.default_rng(0)
+    quantities = np.zeros((CLUSTERS * CLUSTER_USERS, ITEMS), dtype=np.int32)
+    for user, row in enumerate(quantities):
+        own = CLUSTER_ITEMS * (user // CLUSTER_USERS) + np.arange(CLUSTER_ITEMS)
+        row[rng.choice(own, 5, replace=False)] = rng.integers(1, 6, size=5)
+        row[rng.choice(np.setdiff1d(np.arange(ITEMS), own))] = 1
+    return lines_of(quantities)
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "ae": {"hidden": (16, 4), "epochs": 15, "batch_size": 16, "learning_rate": 0.01},
+    "vae": {"hidden": (16,), "latent_dim": 4, "epochs": 60, "batch_size": 16, "learning_rate": 0.01},
+    "multdae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
+    "multvae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
+    "popularity": {},
+}
+
+
+BRIEF = {name: settings | {"epochs": 2} for name, settings in SMALL.items()}
+
+
+@pytest.fixture(scope="module")
+def small(planted) -> Any:
+    """`small(name)`: that model fitted to the planted groups, once."""
+    return functools.cache(lambda name: fitted(name, planted, SMALL[name]))
+
+
+@pytest.fixture(scope="module")
+def brief(planted) -> Any:
+    """`brief(name)`: scores after two epochs, and the progress after each as the host stores it."""
+
+    def fit(name: str) -> tuple[bytes, list[Any]]:
+        stored: list[Any] = []
+        model = fitted(name, planted, BRIEF[name], on_epoch=lambda progress, _: stored.append(jax.device_get(progress)))
+        return scores_of(model, planted).tobytes(), stored
+
+    return functools.cache(fit)
+
+
+# What every network must be able to learn
+
+
+@each_network
+def test_planted_groups_are_found_among_products_not_yet_bought(name, small, planted):
+    scores = scores_of(small(name), planted)
+    scores[planted.user, planted.item] = -np.inf
+    # Three products of the own group are left; the customer bought none of them.
+    top = np.argsort(-scores, axis=1)[:, :3]
+    group = np.arange(len(planted.users)) // CLUSTER_USERS
+    # By chance it would be 3 of 18. Trained on, the plain `ae` learns each customer by heart and loses the group.
+    assert np.mean(top // CLUSTER_ITEMS == group[:, None]) > 0.85
+
+
+@each_network
+def test_a_tiny_matrix_is_learned_by_heart(name):
+    bought = np.random.default_rng(1).uniform(size=(8, 12)) < 0.4
+    bought[:, 0] |= ~bought.any(axis=1)
+    settings: dict[str, Any] = {"hidden": (32,), "epochs": 250, "learning_rate": 0.01, "batch_size": 8}
+    settings |= {
+        "ae": {},
+        "vae": {"latent_dim": 8, "kl_weight": 0.0},
+        "multdae": {"latent_dim": 16, "dropout": 0.0, "weight_decay": 0.0},
+        "multvae": {"latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
+    }[name]
+    losses: list[float] = []
+    lines = lines_of(bought.astype(np.int32))
+    model = fitted(name, lines, settings, on_epoch=lambda progress, record: losses.append(record["loss"]))
+    scores = scores_of(model, lines)
+    for row, own in zip(scores, bought, strict=True):
+        assert row[own].min() > row[~own].max()
+    # A multinomial cannot do better than to share its mass evenly among a customer's products.
+    counts = bought.sum(axis=1)
+    floor = np.mean(counts * np.log(counts)) if name.startswith("mult") else 0.0
+    assert losses[-1] - floor < 0.1 * (losses[0] - floor)
+
+
+@each_network
+def test_one_seed_twice_gives_the_same_bits_and_two_seeds_do_not(name, brief, planted):
+    first, _ = brief(name)
+    again, other = (scores_of(fitted(name, planted, BRIEF[name], seed=seed), planted) for seed in (0, 1))
+    assert first == again.tobytes()
+    assert not np.allclose(again, other)
+
+
+@each_network
+def test_going_on_from_a_stored_epoch_ends_in_the_same_bits(name, brief, planted):
+    undisturbed, stored = brief(name)
+    resumed = fitted(name, planted, BRIEF[name], resume=lambda progress: stored[0])
+    assert scores_of(resumed, planted).tobytes() == undisturbed
+
+
+def test_validation_is_given_a_fitted_network_and_its_best_epoch_is_returned(planted):
+    seen: list[bytes] = []
+
+    def validate(network: Any) -> float:
+        seen.append(scores_of(network, planted).tobytes())
+        return {2: 1.0}.get(len(seen), 0.0)
+
+    best = fitted("multvae", planted, SMALL["multvae"] | {"epochs": 9, "patience": 3}, validate=validate)
+    assert len(seen) == 5
+    assert scores_of(best, planted).tobytes() == seen[1]
+
+
+@each_network
+def test_customers_without_a_purchase_leave_the_training_alone(name, brief, planted):
+    quantities = np.zeros((len(planted.users) + 1, ITEMS), dtype=np.int32)
+    quantities[planted.user + (planted.user >= 10), planted.item] = planted.quantity
+    with_empty = fitted(name, lines_of(quantities), BRIEF[name])
+    assert scores_of(with_empty, planted).tobytes() == brief(name)[0]
+
+
+# What evaluation and recommendation rely on
+
+
+def as_text(state: Any) -> Any:
+    """What a checkpoint gives back: host arrays under keys that are text."""
+    if isinstance(state, dict):
+        return {str(key): as_text(value) for key, value in state.items()}
+    return np.asarray(state)
+
+
+@each_model
+@pytest.mark.parametrize("stored", [lambda state: state, as_text], ids=["same", "text"])
+def test_a_restored_model_gives_the_same_bits(name, stored, small, planted):
+    model = small(name)
+    restored = family(name).restore(stored(model.state()), make_settings(name, SMALL[name]), items=ITEMS)
+    expected = scores_of(model, planted)
+    assert np.ptp(expected) > 0
+    assert scores_of(restored, planted).tobytes() == expected.tobytes()
+
+
+@each_model
+def test_a_customers_scores_do_not_depend_on_who_else_is_scored(name, small, planted):
+    model = small(name)
+    histories = all_histories(planted)
+    together = scores_of(model, planted)
+    alone = np.vstack([model.scores(model.encode(histories.take(n, n + 1))) for n in (0, 25, 59)])
+    np.testing.assert_allclose(alone, together[[0, 25, 59]], rtol=1e-4, atol=1e-5)
+
+
+@each_model
+def test_a_customer_without_history_gets_finite_scores(name, small):
+    scores = scores_of(small(name), lines_of(np.zeros((1, ITEMS), dtype=np.int32)))
+    assert scores.shape == (1, ITEMS)
+    assert np.all(np.isfinite(scores))
+
+
+# Popularity
+
+
+def test_popularity_counts_customers_and_not_pieces():
+    quantities = np.array([[9, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]])
+    lines = lines_of(quantities)
+    # The first customer's second order of the first product.
+    lines = lines.take(np.append(np.arange(len(lines)), 0))
+    scores = scores_of(fitted("popularity", lines, {}), lines)
+    np.testing.assert_array_equal(scores, [[1, 3, 2, 0]] * 3)
+
+
+def test_popularity_follows_a_permutation_of_products_and_ignores_one_of_customers(planted):
+    rng = np.random.default_rng(2)
+    quantities = np.zeros((len(planted.users), ITEMS), dtype=np.int32)
+    quantities[planted.user, planted.item] = planted.quantity
+    products, customers = rng.permutation(ITEMS), rng.permutation(len(quantities))
+    expected = scores_of(fitted("popularity", planted, {}), planted)[:, products]
+    shuffled = lines_of(quantities[customers][:, products])
+    np.testing.assert_array_equal(scores_of(fitted("popularity", shuffled, {}), shuffled), expected)
+
+
+# Forward passes against NumPy
+
+
+def randomised(params: Any, seed: int = 3) -> Any:
+    """The same structure with weights that are far from nought, biases included."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2, jnp.float32), params)
+
+
+def dense(params: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    return x @ np.asarray(params["kernel"], np.float64) + np.asarray(params["bias"], np.float64)
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def untrained(name: str, given: dict[str, Any], items: int) -> Any:
+    """A network with random weights."""
+    settings = make_settings(name, given)
+    sizes = {key: getattr(settings, key) for key in ("hidden", "latent_dim") if hasattr(settings, key)}
+    build = {
+        "ae": ae.AE,
+        "vae": vae.VAE,
+        "multdae": functools.partial(multvae.MultAE, variational=False),
+        "multvae": functools.partial(multvae.MultAE, variational=True),
+    }[name]
+    abstract = nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0), **sizes))
+    params = randomised(nnx.to_pure_dict(nnx.state(abstract)))
+    return family(name).restore(params, settings, items=items)
+
+
+def layers(state: dict[Any, Any]) -> list[dict[str, Any]]:
+    return [state[number] for number in sorted(state)]
+
+
+def module_of(network: Any) -> Any:
+    return nnx.merge(network.graphdef, network.params)
+
+
+HISTORIES = np.array([[2, 0, 1, 0, 0, 3, 0], [0, 0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 4, 0, 0, 4, 0, 0]])
+
+
+@pytest.mark.parametrize("values", ["binary", "quantity"])
+def test_multvae_scores_equal_the_numpy_twin(values):
+    network = untrained("multvae", {"hidden": (6, 5), "latent_dim": 3, "values": values, "dropout": 0.9}, 7)
+    x = HISTORIES.astype(np.float64) if values == "quantity" else (HISTORIES > 0).astype(np.float64)
+    h = x / np.linalg.norm(x, axis=1, keepdims=True)
+    *hidden, code = layers(network.state()["encoder"])
+    assert np.shape(code["kernel"]) == (5, 6)
+    for layer in hidden:
+        h = np.tanh(dense(layer, h))
+    h = dense(code, h)[:, :3]  # z = z_mean: linear, no noise, and no dropout on the way
+    *hidden, last = layers(network.state()["decoder"])
+    for layer in hidden:
+        h = np.tanh(dense(layer, h))
+    np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), dense(last, h), rtol=1e-4, atol=1e-5)
+
+
+def test_multdae_scores_equal_the_numpy_twin_whose_code_is_a_tanh_layer():
+    network = untrained("multdae", {"hidden": (6,), "latent_dim": 3}, 7)
+    x = (HISTORIES > 0).astype(np.float64)
+    h = x / np.linalg.norm(x, axis=1, keepdims=True)
+    *inner, last = (*layers(network.state()["encoder"]), *layers(network.state()["decoder"]))
+    assert [np.shape(layer["kernel"]) for layer in inner] == [(7, 6), (6, 3), (3, 6)]
+    for layer in inner:
+        h = np.tanh(dense(layer, h))
+    np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), dense(last, h), rtol=1e-4, atol=1e-5)
+
+
+def test_ae_scores_equal_the_numpy_twin():
+    network = untrained("ae", {"hidden": (6, 4)}, 7)
+    h = (HISTORIES > 0).astype(np.float64)
+    *hidden, last = layers(network.state()["layers"])
+    for layer in hidden:
+        h = relu(dense(layer, h))
+    np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), dense(last, h), rtol=1e-4, atol=1e-5)
+
+
+def test_vae_scores_equal_the_numpy_twin():
+    network = untrained("vae", {"hidden": (6, 4), "latent_dim": 3}, 7)
+    state = network.state()
+    h = (HISTORIES > 0).astype(np.float64)
+    for layer in layers(state["encoder"]):
+        h = relu(dense(layer, h))
+    h = dense(state["z_mean"], h)
+    *hidden, last = layers(state["decoder"])
+    for layer in hidden:
+        h = relu(dense(layer, h))
+    np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), dense(last, h), rtol=1e-4, atol=1e-5)
+
+
+def test_ae_has_the_layers_of_the_original_pipeline():
+    module = ae.AE(50, rngs=nnx.Rngs(params=0), hidden=ae.AESettings().hidden)
+    sizes = [layer.kernel[...].shape for layer in module.layers]
+    assert sizes == [(50, 128), (128, 64), (64, 32), (32, 64), (64, 128), (128, 50)]
+    assert ae.AESettings().learning_rate == 1e-3
+
+
+def test_defaults_of_the_mult_models_are_those_of_the_paper():
+    settings = multvae.MultVAESettings()
+    assert (settings.hidden, settings.latent_dim, settings.dropout) == ((600,), 200, 0.5)
+    assert (settings.batch_size, settings.learning_rate, settings.anneal_cap) == (500, 1e-3, 0.2)
+    assert (settings.weight_decay, multvae.MultDAESettings().weight_decay) == (0.0, 0.01)
+
+
+# Losses of the models
+
+
+BATCH = batching.Batch(jnp.array([[0, 2, 5], [3, 7, 7]], jnp.int32), jnp.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
+ROWS = np.array([[1, 0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0, 0]], dtype=np.float64)
+
+
+def multvae_loss(network: Any, step: int, **changes: Any) -> np.ndarray:
+    arguments: dict[str, Any] = {"dropout": 0.0, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 1000} | changes
+    return np.asarray(multvae._loss(module_of(network), BATCH, jnp.asarray(step), jax.random.key(5), **arguments))
+
+
+@pytest.mark.parametrize(("step", "beta"), [(0, 0.0), (1, 0.001), (50, 0.05), (200, 0.2), (201, 0.2), (10**6, 0.2)])
+def test_beta_grows_by_updates_to_its_cap_and_weighs_the_summed_kl(step, beta):
+    network = untrained("multvae", {"hidden": (6,), "latent_dim": 3}, 7)
+    hidden, code = layers(network.state()["encoder"])
+    h = np.tanh(dense(hidden, ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)))
+    mean, log_var = np.split(dense(code, h), 2, axis=1)
+    kl = 0.5 * (mean**2 + np.exp(log_var) - 1 - log_var).sum(axis=1)
+    difference = multvae_loss(network, step) - multvae_loss(network, 0)
+    np.testing.assert_allclose(difference, beta * kl, rtol=1e-3, atol=1e-5)
+
+
+def test_multvae_samples_its_code_in_training_by_the_key_of_the_step():
+    network = untrained("multvae", {"hidden": (6,), "latent_dim": 3}, 7)
+    module = module_of(network)
+    settings = {"dropout": 0.0, "penalty": 0.0, "anneal_cap": 0.0, "anneal_steps": 1}
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    sampled = jax.vmap(lambda key: multvae._loss(module, BATCH, jnp.asarray(0), key, **settings))(keys)
+    h = np.tanh(dense(layers(network.state()["encoder"])[0], ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)))
+    mean, log_var = np.split(dense(layers(network.state()["encoder"])[1], h), 2, axis=1)
+    z = mean + np.exp(log_var / 2) * np.random.default_rng(0).normal(size=(20_000, 2, 3))
+    first, last = layers(network.state()["decoder"])
+    logits = dense(last, np.tanh(dense(first, z)))
+    expected = (ROWS * (np.log(np.exp(logits).sum(axis=2, keepdims=True)) - logits)).sum(axis=2)
+    error = np.hypot(expected.std(axis=0), np.std(sampled, axis=0)) / math.sqrt(20_000)
+    assert np.all(np.abs(np.mean(sampled, axis=0) - expected.mean(axis=0)) < 4 * error)
+    np.testing.assert_allclose(np.std(sampled, axis=0), expected.std(axis=0), rtol=0.05)
+
+
+def test_weight_decay_is_that_of_kernels_and_not_of_biases():
+    network = untrained("multdae", {"hidden": (6,), "latent_dim": 3}, 7)
+    squares = sum(
+        np.square(layer["kernel"]).sum() for part in ("encoder", "decoder") for layer in layers(network.state()[part])
+    )
+    difference = multvae_loss(network, 0, penalty=0.25) - multvae_loss(network, 0)
+    np.testing.assert_allclose(difference, 0.25 * squares, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("updates", "length"), [(1, 1_000), (12, 12_000), (200, 200_000), (5_000, 200_000)])
+def test_annealing_reaches_its_cap_after_200_epochs_unless_the_papers_updates_come_first(updates, length):
+    assert multvae.annealing_length(updates) == length
+    assert 0.2 * length <= 200 * updates
+
+
+def test_the_length_of_annealing_follows_the_updates_of_an_epoch(brief, planted):
+    """60 customers in batches of 16 are 4 updates; so is the setting 4,000, and the setting 10 is not."""
+    default, _ = brief("multvae")
+    same, short = (
+        scores_of(fitted("multvae", planted, BRIEF["multvae"] | {"anneal_steps": steps}), planted).tobytes()
+        for steps in (4000, 10)
+    )
+    assert default == same
+    assert default != short
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 0.5])
+def test_dropout_hides_only_own_items_and_scales_the_rest(rate):
+    values = np.random.default_rng(0).uniform(1, 2, size=(100, 80)).astype(np.float32)
+    items = np.tile(np.arange(80, dtype=np.int32), (100, 1))
+    items[:, 60:], values[:, 60:] = 90, 0.0  # padding
+    batch = batching.Batch(jnp.asarray(items), jnp.asarray(values))
+    dropped = multvae.drop_inputs(batch, rate, dropout_key=jax.random.key(0))
+    np.testing.assert_array_equal(dropped.items, items)
+    got = np.asarray(dropped.values)
+    assert np.all(got[:, 60:] == 0)
+    kept = got[:, :60] != 0
+    np.testing.assert_allclose(got[:, :60][kept], values[:, :60][kept] / (1 - rate), rtol=1e-6)
+    assert abs(kept.mean() - (1 - rate)) < 4 * math.sqrt(rate * (1 - rate) / kept.size) + 1e-12
+
+
+def test_dropout_comes_after_the_norm_and_leaves_the_targets_whole():
+    """With every layer but the last bias at nought the logits are constant, and the loss is that of the whole row."""
+    network = untrained("multdae", {"hidden": (6,), "latent_dim": 3}, 7)
+    nought = jax.tree.map(jnp.zeros_like, network.state())
+    network = family("multdae").restore(nought, make_settings("multdae", {"hidden": (6,), "latent_dim": 3}), items=7)
+    np.testing.assert_allclose(multvae_loss(network, 0, dropout=0.9), ROWS.sum(axis=1) * np.log(7), rtol=1e-5)
+
+
+def test_dropout_changes_the_loss_in_training():
+    network = untrained("multdae", {"hidden": (6,), "latent_dim": 3}, 7)
+    assert not np.allclose(multvae_loss(network, 0, dropout=0.5), multvae_loss(network, 0))
+
+
+@pytest.mark.parametrize(("values", "norm"), [([3.0, 4.0], [0.6, 0.8]), ([0.0, 0.0], [0.0, 0.0]), ([1e-3, 0], [1, 0])])
+def test_unit_norm_also_of_empty_and_of_small_rows(values, norm):
+    batch = batching.Batch(jnp.array([[0, 1]], jnp.int32), jnp.array([values]))
+    np.testing.assert_allclose(multvae.unit_norm(batch).values, [norm], rtol=1e-6)
+
+
+def test_ae_loss_is_the_mean_squared_error_of_the_sigmoid():
+    network = untrained("ae", {"hidden": (6,)}, 7)
+    logits = np.asarray(network.scores(BATCH), np.float64)
+    expected = np.square(1 / (1 + np.exp(-logits)) - ROWS).mean(axis=1)
+    got = ae._loss(module_of(network), BATCH, jnp.asarray(0), jax.random.key(0))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "mse"])
+@pytest.mark.parametrize("kl_weight", [0.0, 1.0, 2.5])
+def test_vae_loss_is_the_negative_lower_bound(likelihood, kl_weight):
+    network = untrained("vae", {"hidden": (6,), "latent_dim": 3}, 7)
+    state = network.state()
+    h = relu(dense(layers(state["encoder"])[0], ROWS))
+    mean, log_var = dense(state["z_mean"], h), dense(state["z_log_var"], h)
+    noise = np.asarray(jax.random.normal(jax.random.key(4), (2, 3)))
+    first, last = layers(state["decoder"])
+    output = 1 / (1 + np.exp(-dense(last, relu(dense(first, mean + np.exp(log_var / 2) * noise)))))
+    per_item = {
+        "bernoulli": -(ROWS * np.log(output) + (1 - ROWS) * np.log(1 - output)),
+        "mse": (output - ROWS) ** 2 / 2,
+    }[likelihood]
+    kl = 0.5 * (mean**2 + np.exp(log_var) - 1 - log_var).sum(axis=1)
+    module, step = module_of(network), jnp.asarray(0)
+    got = vae._loss(module, BATCH, step, jax.random.key(4), likelihood=likelihood, kl_weight=kl_weight)
+    np.testing.assert_allclose(got, per_item.sum(axis=1) + kl_weight * kl, rtol=1e-4)
+
+
+def test_reparameterised_samples_have_the_mean_and_deviation_asked_for():
+    mean = jnp.broadcast_to(jnp.array([[1.0, -2.0]]), (50_000, 2))
+    log_var = jnp.broadcast_to(jnp.log(jnp.array([[0.25, 4.0]])), (50_000, 2))
+    samples = np.asarray(vae.reparameterise(mean, log_var, latent_key=jax.random.key(0)))
+    np.testing.assert_allclose(samples.mean(axis=0), [1.0, -2.0], atol=0.04)
+    np.testing.assert_allclose(samples.std(axis=0), [0.5, 2.0], rtol=0.02)
+
+
+# Values
+
+
+QUANTITIES = np.array([[2, 0, 8, 4], [1, 0, 0, 0], [0, 0, 0, 0], [0, 3, 3, 1]])
+
+
+@pytest.mark.parametrize("values", ["quantity", "log1p-quantity", "orders", "log1p-orders"])
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_values_that_a_sigmoid_cannot_reach_are_scaled_per_user_to_1(name, values):
+    lines = lines_of(QUANTITIES)
+    network = untrained(name, {"hidden": (4,), "values": values}, 4)
+    got = np.asarray(batching.densify(network.encode(all_histories(lines)), 4))
+    raw = QUANTITIES if "quantity" in values else (QUANTITIES > 0)
+    raw = np.log1p(raw.astype(np.float64)) if values.startswith("log1p") else raw.astype(np.float64)
+    np.testing.assert_allclose(got, raw / np.maximum(raw.max(axis=1, keepdims=True), 1e-9), rtol=1e-6)
+
+
+@each_network
+def test_binary_is_binary(name):
+    lines = lines_of(QUANTITIES)
+    network = untrained(name, {"hidden": (4,)}, 4)
+    np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES > 0)
+
+
+@pytest.mark.parametrize("name", ["multdae", "multvae"])
+def test_the_mult_models_take_counts_as_they_are(name):
+    lines = lines_of(QUANTITIES)
+    network = untrained(name, {"hidden": (4,), "values": "quantity"}, 4)
+    np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES)
+
+
+def test_training_reaches_scaled_counts():
+    """One customer again and again: the sigmoid learns the shares of the largest count, which the raw counts exceed."""
+    lines = lines_of(np.array([[2, 0, 8, 4]] * 4))
+    settings = {"hidden": (8,), "values": "quantity", "epochs": 300, "learning_rate": 0.02}
+    outputs = 1 / (1 + np.exp(-scores_of(fitted("ae", lines, settings), lines)))
+    np.testing.assert_allclose(outputs, [[0.25, 0.0, 1.0, 0.5]] * 4, atol=0.08)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("ae", "batch_size", 0),
+        ("ae", "epochs", 0),
+        ("vae", "patience", -1),
+        ("multvae", "learning_rate", 0.0),
+        ("multvae", "learning_rate", math.nan),
+        ("multdae", "half_life", -3.0),
+        ("ae", "hidden", ()),
+        ("ae", "hidden", (8, 0)),
+        ("vae", "hidden", (0,)),
+        ("vae", "latent_dim", 0),
+        ("vae", "likelihood", "poisson"),
+        ("vae", "kl_weight", -0.1),
+        ("vae", "kl_weight", math.nan),
+        ("multdae", "dropout", 1.0),
+        ("multdae", "dropout", -0.1),
+        ("multdae", "dropout", math.nan),
+        ("multdae", "weight_decay", -1.0),
+        ("multvae", "latent_dim", 0),
+        ("multvae", "anneal_cap", -0.2),
+        ("multvae", "anneal_steps", 0),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(name, setting, value):
+    with pytest.raises(InputError, match="expected") as caught:
+        family(name).settings(**{setting: value})
+    assert setting in str(caught.value)
+    assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "ae"])
+def test_no_hidden_layer_is_a_model_too(name):
+    lines = lines_of(QUANTITIES)
+    assert np.all(np.isfinite(scores_of(fitted(name, lines, {"hidden": (), "latent_dim": 2, "epochs": 1}), lines)))
+
+
+def test_an_unknown_value_transform_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match=r'"quantities".*"quantity"'):
+        fitted("ae", lines_of(QUANTITIES), {"values": "quantities"})
+
+
+def test_popularity_is_no_network():
+    assert not popularity.FAMILY.is_network
+    assert all(family(name).is_network for name in NETWORKS)
