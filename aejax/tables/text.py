@@ -204,7 +204,7 @@ def read_columns(file: TextFile, columns: Sequence[str], *, coded: bool = True) 
     except pa.ArrowInvalid as problem:
         raise _explained(file, problem) from None
     if table.num_rows == 0:
-        raise InputError(f"{file.path.name} has a header but no rows; export it again")
+        raise _no_rows(file)
     return table.rename_columns(list(columns))
 
 
@@ -242,6 +242,10 @@ def place(file: TextFile, row: int) -> str:
 def _require_content(path: Path) -> None:
     if path.stat().st_size == 0:
         raise InputError(f"{path.name} is empty (0 bytes); export it again")
+
+
+def _no_rows(file: TextFile) -> InputError:
+    return InputError(f"{file.path.name} has a header but no rows; export it again")
 
 
 def _content(file: TextFile) -> str | io.BytesIO:
@@ -328,11 +332,14 @@ def _explained(file: TextFile, problem: pa.ArrowInvalid) -> InputError:
     """The error that stands for pyarrow's."""
     if "UTF8" in str(problem):
         return not_utf8(file.path)
-    expected = len(file.names)
+    expected, records = len(file.names), 0
     for line, cells in _records(file):
+        records += 1
         if cells != expected:
             return InputError(
                 f"{file.path.name}:{line}: expected {expected} cells as in the header, got {cells}; "
                 f"put a cell that contains {file.separator!r} in quotes"
             )
+    if records <= bool(file.header):
+        return _no_rows(file)
     return InputError(f"{file.path.name} cannot be read as a table: {str(problem).splitlines()[0]}")
