@@ -20,7 +20,7 @@ QUANTITY_IS_ZERO = "quantity is zero"
 NO_DATE = "no date"
 UNMATCHED_RETURN = "return without an earlier purchase"
 
-_ADDRESS = re.compile(r"([^\s@])[^\s@]*@[^\s@]+")
+_ADDRESS = re.compile(r"([^\s@<])[^\s@]*@[^\s@]+")
 
 
 @dataclasses.dataclass(frozen=True)
