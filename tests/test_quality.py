@@ -125,6 +125,10 @@ def test_share_of_repeats_against_a_walk(rows):
             lines_of([(u, i, 0, 1) for u in range(2) for i in range(3)], dated=False),
             {"predefined", "last-order", "time", "users"},
         ),
+        (
+            lines_of([(0, 0, 0, 1), (0, 1, 1, 1), (0, 2, 2, 1), (1, 0, 3, 1), (1, 1, 4, 1), (2, 0, 5, 1)]),
+            {"predefined", "users"},
+        ),
     ],
 )
 def test_protocols_that_the_data_cannot_carry(lines, impossible):

@@ -467,6 +467,20 @@ def test_a_file_larger_than_a_block_is_read_whole(tmp_path):
     dataset = read_shop(shop(tmp_path, orders=orders_of(rows)))
     assert (tmp_path / "orders.csv").stat().st_size > 5 << 20
     assert [row[:2] for row in as_rows(dataset)] == [(row[1], row[3]) for row in rows]
-    assert message(shop(tmp_path, orders=orders_of([*rows, (1, "a", "2024-05-01", "p", "x")]))).startswith(
-        "orders.csv:150002:"
-    )
+    end = '\n9,a,2024-05-01,p,1\n9,a,2024-05-01,"p",x\n'  # a blank line and a quote far down
+    text = message(shop(tmp_path, orders=orders_of(rows).replace("\r\n", "\n") + end))
+    assert text.startswith('orders.csv:150004: lineitem_quantity is "x"')
+
+
+def test_a_cell_over_two_lines_may_stand_across_blocks(tmp_path):
+    note = '"' + "a word and\n" * 30 + '"'
+    orders = "note,customer_id,lineitem_sku,lineitem_quantity\n" + f"{note},a,p,1\n{note},b,q,2\n" * 7000
+    assert len(orders) > 4 << 20
+    assert len(read_shop(shop(tmp_path, orders=orders)).interactions) == 14_000
+
+
+def test_lines_without_an_order_id_are_no_order_of_several_customers(tmp_path):
+    rows = [("", "a", "2024-05-01", "p", 1), ("", "b", "2024-05-02", "p", 1), ("", "b", "2024-05-02", "q", 1)]
+    dataset = read_shop(shop(tmp_path, orders=orders_of([*rows, ("7", "a", "2024-05-03", "q", 1)])))
+    assert len(set(dataset.interactions.order.tolist())) == 4
+    assert dataset.quality["warnings"] == []
