@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from aejax import batching
 
 # Few shapes, because every new one is compiled; the cells are free.
+densify = jax.jit(batching.densify, static_argnames="count")
+gather_rows = jax.jit(batching.gather_rows, static_argnames=("length", "count"))
+epoch_order = jax.jit(batching.epoch_order, static_argnames=("users", "batch_size"))
 few = settings(deadline=None, max_examples=20, derandomize=True)
 
 
@@ -29,9 +32,9 @@ def test_gathered_rows_are_the_rows_in_the_order_asked_for(matrix, data):
     # Index U is padding: an empty row.
     asked = np.array(data.draw(st.lists(st.integers(0, users), min_size=4, max_size=4)), dtype=np.int32)
     rows, length = batching.sparse_rows(matrix)
-    batch = batching.gather_rows(rows, jnp.asarray(asked), length, items)
+    batch = gather_rows(rows, jnp.asarray(asked), length, items)
     expected = np.vstack([matrix.toarray(), np.zeros((1, items), np.float32)])[asked]
-    np.testing.assert_array_equal(batching.densify(batch, items), expected)
+    np.testing.assert_array_equal(densify(batch, items), expected)
     padding = np.asarray(batch.items) == items
     assert np.all(np.asarray(batch.values)[padding] == 0)
     np.testing.assert_array_equal((~padding).sum(axis=1), (expected != 0).sum(axis=1))
@@ -42,7 +45,7 @@ def test_gathered_rows_are_the_rows_in_the_order_asked_for(matrix, data):
 def test_padded_rows_are_the_rows_and_then_empty_ones(matrix, more):
     users, items = matrix.shape
     batch = batching.pad_rows(matrix, rows=users + more)
-    dense = np.asarray(batching.densify(batch, items))
+    dense = np.asarray(densify(batch, items))
     np.testing.assert_array_equal(dense[:users], matrix.toarray())
     np.testing.assert_array_equal(dense[users:], 0)
     assert batch.items.shape == (users + more, batching.bucket(batching.longest_row(matrix)))
@@ -76,7 +79,7 @@ def test_the_last_row_does_not_run_into_its_neighbour():
 @given(st.sampled_from([(1, 1), (5, 2), (6, 3), (7, 10)]), st.integers(0, 2**31 - 1))
 def test_an_epoch_holds_every_user_once_and_pads_only_the_last_batch(sizes, seed):
     users, batch_size = sizes
-    order = np.asarray(batching.epoch_order(jax.random.key(seed), users, batch_size))
+    order = np.asarray(epoch_order(jax.random.key(seed), users, batch_size))
     assert order.shape == (-(-users // batch_size), batch_size)
     np.testing.assert_array_equal(np.sort(order.ravel()[:users]), np.arange(users))
     np.testing.assert_array_equal(order.ravel()[users:], users)
@@ -97,7 +100,7 @@ def test_filled_rows_repeat_the_last_customer(matrix, more):
     users, items = matrix.shape
     filled = batching.fill_rows(batching.pad_rows(matrix), users + more)
     dense = matrix.toarray()
-    np.testing.assert_array_equal(batching.densify(filled, items), np.vstack([dense, *[dense[-1:]] * more]))
+    np.testing.assert_array_equal(densify(filled, items), np.vstack([dense, *[dense[-1:]] * more]))
 
 
 def test_fill_rows_takes_any_encoded_batch():

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from aejax import batching, evaluation, metrics
+from aejax.errors import InputError
+from aejax.interactions import Histories, Interactions
+from aejax.models import popularity
+from aejax.split import HeldOut, split
+
+
+@dataclasses.dataclass(frozen=True)
+class TableModel:
+    """Scores written down beforehand, a row per customer."""
+
+    table: np.ndarray
+    lines: Interactions
+
+    def encode(self, histories: Histories) -> np.ndarray:
+        return self.table[self.lines.users.index(histories.lines.users.ids)]
+
+    def scores(self, batch: np.ndarray) -> jax.Array:
+        return jnp.asarray(batch)
+
+    def state(self) -> np.ndarray:
+        return self.table
+
+
+@pytest.fixture(scope="module")
+def part(tiny_lines) -> HeldOut:
+    return split(tiny_lines, protocol="items", seed=3).test
+
+
+@pytest.fixture(scope="module")
+def model(tiny_lines) -> TableModel:
+    shape = (len(tiny_lines.users), len(tiny_lines.items))
+    return TableModel(np.random.default_rng(5).normal(size=shape).astype(np.float32), tiny_lines)
+
+
+def take(part: HeldOut, count: int) -> HeldOut:
+    """The first `count` users of a part."""
+    return HeldOut(
+        part.users[:count],
+        part.inputs.take(0, count),
+        sp.csr_array(part.targets[:count]),
+        sp.csr_array(part.seen[:count]),
+        part.left_out,
+    )
+
+
+def assert_same(one: evaluation.Evaluation, other: evaluation.Evaluation) -> None:
+    assert one.values.keys() == other.values.keys() == set(metrics.KEYS)
+    np.testing.assert_array_equal(one.users, other.users)
+    for key, values in one.values.items():
+        np.testing.assert_array_equal(values, other.values[key], err_msg=key)
+    assert one.coverage == other.coverage
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 60, 500])
+def test_the_result_does_not_depend_on_the_chunk(model, part, chunk):
+    assert_same(evaluation.evaluate(model, part, chunk=chunk), evaluation.evaluate(model, part))
+
+
+def test_renumbering_the_items_changes_nothing(model, part):
+    # The table has no equal scores; with ties the lower index wins, and numbering matters.
+    order = np.random.default_rng(2).permutation(part.targets.shape[1])
+    renumbered = dataclasses.replace(
+        part, targets=sp.csr_array(part.targets[:, order]), seen=sp.csr_array(part.seen[:, order])
+    )
+    of_renumbered = TableModel(model.table[:, order], model.lines)
+    assert_same(evaluation.evaluate(of_renumbered, renumbered), evaluation.evaluate(model, part))
+
+
+def test_each_user_is_scored_by_a_plain_count(model, part):
+    result = evaluation.evaluate(model, part, chunk=16)
+    targets, seen = part.targets.toarray() > 0, part.seen.toarray() > 0
+    lists = []
+    for row, user in enumerate(part.users):
+        order = [i for i in np.argsort(-model.table[user]) if not seen[row, i]]
+        lists.append(order[:10])
+        hits = targets[row, order[:10]].sum()
+        assert result.values["precision@10"][row] == pytest.approx(hits / 10)
+        assert result.values["recall_all@10"][row] == pytest.approx(hits / targets[row].sum())
+        assert result.values["recall@100"][row] == 1.0  # no target is seen, and 100 positions hold every item
+    assert result.coverage == len(set(np.concatenate(lists))) / targets.shape[1]
+
+
+def test_coverage_of_one_list_for_all(tiny_lines, part):
+    same_for_all = popularity.fit(tiny_lines, popularity.PopularitySettings())
+    unseen = dataclasses.replace(part, seen=sp.csr_array(part.seen.shape, dtype=np.float32))
+    assert evaluation.evaluate(same_for_all, unseen).coverage == pytest.approx(10 / len(tiny_lines.items))
+
+
+def test_padding_rows_do_not_count(model, part):
+    # A chunk of 8 for 3 users is cut to 3; 3 users in chunks of 2 leave one padding row. Nothing is masked in it, so
+    # its list holds what its user has seen, and would show in the coverage.
+    few = take(part, 3)
+    table = model.table.copy()
+    last = few.users[2]
+    seen_by_last = np.flatnonzero(few.seen.toarray()[2])
+    everywhere = np.union1d(seen_by_last, np.arange(0))
+    table[few.users[:2]] = np.where(np.isin(np.arange(table.shape[1]), everywhere), -50, table[few.users[:2]])
+    table[last] = np.where(np.isin(np.arange(table.shape[1]), everywhere), 50, table[last])
+    planted = TableModel(table, model.lines)
+    in_chunks = evaluation.evaluate(planted, few, chunk=2)
+    assert_same(in_chunks, evaluation.evaluate(planted, few, chunk=3))
+    assert all(len(values) == 3 for values in in_chunks.values.values())
+    assert in_chunks.coverage <= 1 - len(seen_by_last) / table.shape[1]
+
+
+@pytest.mark.parametrize("chunk", [8, 512])
+def test_the_validator_is_the_mean_of_evaluate(model, part, chunk, monkeypatch):
+    monkeypatch.setattr(batching, "scoring_chunk", lambda count: chunk)
+    assert len(part) % 8  # 8: the last chunk has padding rows
+    validate = evaluation.validator(part)
+    expected = evaluation.evaluate(model, part).values[evaluation.VALIDATION_METRIC].mean()
+    assert validate(model) == pytest.approx(expected, rel=1e-6)
+    # Another model through the same validator, encoded alike: scores turned round.
+    worse = TableModel(model.table, model.lines)
+    object.__setattr__(worse, "scores", lambda batch: -jnp.asarray(batch))
+    reversed_table = TableModel(-model.table, model.lines)
+    expected = evaluation.evaluate(reversed_table, part).values[evaluation.VALIDATION_METRIC].mean()
+    assert validate(worse) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_one_nan_stops_evaluation_and_validation(model, part, seen):
+    table = model.table.copy()
+    row = len(part) - 1
+    item = np.flatnonzero((part.seen.toarray()[row] > 0) == seen)[0]  # a mask must not hide it
+    table[part.users[row], item] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        evaluation.evaluate(TableModel(table, model.lines), part, chunk=16)
+    with pytest.raises(InputError, match="NaN"):
+        evaluation.validator(part)(TableModel(table, model.lines))
+
+
+def test_the_interval_contains_the_mean_and_shrinks_with_the_root_of_n():
+    values = np.random.default_rng(0).beta(0.5, 2.0, 6400).astype(np.float32)
+    widths = {}
+    for n in (100, 6400):
+        entry = evaluation.mean_with_interval({"ndcg@10": values[:n]})["ndcg@10"]
+        low, high = entry["ci95"]
+        assert low < entry["mean"] < high
+        assert entry["mean"] == pytest.approx(values[:n].mean(), abs=1e-6)
+        widths[n] = high - low
+        # The normal interval of a mean, within what 1,000 resamples can tell.
+        assert widths[n] == pytest.approx(2 * 1.96 * values[:n].std() / np.sqrt(n), rel=0.15)
+    assert widths[100] / widths[6400] == pytest.approx(8, rel=0.3)
+
+
+def test_the_interval_is_the_same_every_time_and_all_metrics_share_the_draws():
+    values = np.random.default_rng(1).random(50)
+    once = evaluation.mean_with_interval({"a": values, "b": 2 * values})
+    assert evaluation.mean_with_interval({"a": values, "b": 2 * values}) == once
+    np.testing.assert_allclose(once["b"]["ci95"], 2 * np.array(once["a"]["ci95"]), rtol=1e-6)
+
+
+def test_users_who_are_all_alike_leave_no_interval():
+    entry = evaluation.mean_with_interval({"a": np.full(30, 0.1)})["a"]
+    np.testing.assert_allclose([entry["mean"], *entry["ci95"]], 0.1, rtol=1e-6)
