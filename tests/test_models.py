@@ -158,7 +158,7 @@ def test_validation_is_given_a_fitted_network_and_its_best_epoch_is_returned(pla
         seen.append(scores_of(network, planted).tobytes())
         return {2: 1.0}.get(len(seen), 0.0)
 
-    best = fitted("multvae", planted, SMALL["multvae"] | {"epochs": 9, "patience": 3}, validate=validate)
+    best = fitted("ae", planted, SMALL["ae"] | {"epochs": 9, "patience": 3}, validate=validate)
     assert len(seen) == 5
     assert scores_of(best, planted).tobytes() == seen[1]
 
@@ -558,7 +558,7 @@ def test_no_hidden_layer_is_a_model_too(name):
 
 def test_an_unknown_value_transform_is_refused_with_the_nearest():
     with pytest.raises(InputError, match=r'"quantities".*"quantity"'):
-        fitted("ae", lines_of(QUANTITIES), {"values": "quantities"})
+        fitted("ae", lines_of(QUANTITIES), {"values": "quantities", "hidden": (4,)})
 
 
 def test_popularity_is_no_network():
