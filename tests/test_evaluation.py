@@ -99,8 +99,8 @@ def test_coverage_of_one_list_for_all(tiny_lines, part):
 
 
 def test_padding_rows_do_not_count(model, part):
-    # 3 users in chunks of 2 leave one padding row, a copy of the last user with nothing masked: its list would hold what
-    # that user has seen, which nobody else is recommended.
+    # 3 users in chunks of 2 leave one padding row, a copy of the last user with nothing masked: its list would hold
+    # what that user has seen, which nobody else is recommended.
     few = take(part, 3)
     seen_by_last = few.seen.toarray()[2] > 0
     table = model.table.copy()
