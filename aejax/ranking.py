@@ -25,7 +25,8 @@ def top_k_items(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """
     chex.assert_rank(scores, 2)
     count = scores.shape[1]
-    best, items = jax.lax.top_k(scores, min(k, count))
+    # top_k orders -0.0 below 0.0; they are equal scores, so the lower index must come first.
+    best, items = jax.lax.top_k(jnp.where(scores == 0.0, 0.0, scores), min(k, count))
     items = jnp.where(jnp.isneginf(best), count, items)
     missing = ((0, 0), (0, k - best.shape[1]))
     return (

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from aejax import batching, ranking
 from aejax.errors import InputError, nearest
-from aejax.interactions import Histories, Interactions, histories_of, net_returns
+from aejax.interactions import Histories, Interactions, Vocabulary, histories_of, net_returns
 from aejax.matrix import history_matrix, user_item_matrix
 from aejax.models import Model
 
@@ -150,7 +150,7 @@ def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, t
         lines.take(np.flatnonzero(lines.item == index)[:1]),
         user=np.zeros(1, dtype=np.int32),
         quantity=np.ones(1, dtype=np.int32),
-        users=lines.users.take(np.arange(min(2, len(lines.users)))),
+        users=Vocabulary.of(("bought it", "bought nothing")),
     )
     as_of = None if one.at is None else np.repeat(one.at, len(one.users))
     scores = np.array(model.scores(model.encode(Histories(one, as_of))), dtype=np.float64)

@@ -37,9 +37,6 @@ def test_equal_scores_come_in_the_order_of_their_indices():
     np.testing.assert_array_equal(items, np.tile(np.arange(150), (2, 1)))
 
 
-@pytest.mark.xfail(
-    reason="jax.lax.top_k orders -0.0 below 0.0, so equal scores do not come in the order of their indices"
-)
 def test_negative_zero_ties_with_zero():
     _, items = ranking.top_k_items(jnp.array([[-0.0, 0.0, -0.0, 0.0]]), 4)
     assert items.tolist() == [[0, 1, 2, 3]]
