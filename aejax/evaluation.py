@@ -54,8 +54,8 @@ def _user_metrics(hits: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
 
 @jax.jit
 def _total_ndcg(hits: jax.Array, counts: jax.Array) -> jax.Array:
-    """Sum of NDCG@100 over the users with targets; padding has none."""
-    return (metrics.ndcg_at_k(hits, jnp.maximum(counts, 1), 100) * (counts > 0)).sum()
+    """Sum of NDCG@100 over the users; padding has no target, so no hit, and adds 0."""
+    return metrics.ndcg_at_k(hits, jnp.maximum(counts, 1), 100).sum()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -236,6 +236,9 @@ def read_data(folder: Path) -> Dataset:
     optional = {
         name: table[name].to_numpy() if name in table.column_names else None for name in ("order", "at", "part")
     }
+    if optional["at"] is not None:
+        # Parquet knows no seconds: they come back as milliseconds.
+        optional["at"] = optional["at"].astype("datetime64[s]")
     lines = Interactions(user, item, table["quantity"].to_numpy(), users, items, **optional)
     stored = read_json(folder / "data" / "quality.json")
     return Dataset(stored["format"], lines, customers, products, stored["quality"], ())

@@ -14,10 +14,10 @@ import numpy as np
 import scipy.sparse as sp
 import tyro
 
-from aejax import datasets
-from aejax.interactions import Interactions, set_aside_rare
+from aejax import datasets, experiment
+from aejax.config import DataConfig, SplitConfig
+from aejax.interactions import Interactions
 from aejax.matrix import user_item_matrix
-from aejax.split import split
 
 
 def main(
@@ -35,13 +35,14 @@ def main(
       split_seeds: how many splits.
     """
     dataset = datasets.read(data)
-    default = 10 if dataset.format == "shop" else 1
-    lines = set_aside_rare(dataset.interactions, min_customers or default)
     for seed in range(split_seeds):
         name = f"{data.resolve().name}-s{seed}"
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        parts = split(lines, protocol="items", seed=seed)
+        prepared = experiment.prepare_dataset(
+            dataset, DataConfig(str(data), min_customers), SplitConfig("items", seed=seed)
+        )
+        lines, parts = prepared.interactions, prepared.split
         every_user = np.arange(len(lines.users))
         write(folder / f"{name}.train.inter", lines, every_user, user_item_matrix(parts.train))
         write(folder / f"{name}.valid.inter", lines, parts.validation.users, parts.validation.targets)

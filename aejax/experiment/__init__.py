@@ -9,10 +9,9 @@ from aejax.experiment.loading import (
     load_run,
     read_customers,
     recommend,
-    titles,
     write_recommendations,
 )
-from aejax.experiment.preparing import Prepared, on_device, prepare, prepare_dataset
+from aejax.experiment.preparing import Prepared, on_device, prepare, prepare_dataset, titles
 
 __all__ = [
     "Comparison",

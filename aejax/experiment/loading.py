@@ -17,8 +17,7 @@ from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.evaluation import evaluate
 from aejax.experiment.fitting import metrics_json
-from aejax.experiment.preparing import Prepared, prepare_dataset
-from aejax.interactions import Dataset
+from aejax.experiment.preparing import Prepared, prepare_dataset, titles
 from aejax.models import Model
 
 
@@ -57,11 +56,6 @@ def load_run(run: Path) -> Run:
 def evaluate_run(run: Run) -> dict[str, Any]:
     """The content of metrics.json, computed again."""
     return metrics_json(run.prepared, evaluate(run.model, run.prepared.split.test))
-
-
-def titles(dataset: Dataset) -> pd.Series:
-    """Sku -> title."""
-    return pd.Series(dataset.products["title"].to_numpy(), index=dataset.products["sku"])
 
 
 def recommend(

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from aejax import quality, recommendation
-from aejax.experiment.preparing import Prepared
-from aejax.interactions import net_returns
+from aejax.experiment.preparing import Prepared, titles
 from aejax.models import Model
 
 EXAMPLES = 5
@@ -76,15 +75,14 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
     part = prepared.split.test
     chosen = np.unique(np.linspace(0, len(part) - 1, EXAMPLES).round().astype(int))
     lines, seen = prepared.interactions, part.seen
-    products = prepared.dataset.products
-    title_of = pd.Series(products["title"].to_numpy(), index=products["sku"])
+    title_of = titles(prepared.dataset)
     pages = []
     for position in chosen:
         histories = part.inputs.take(int(position), int(position) + 1)
         top = min(10, len(lines.items))
         scores, items = recommendation.best_items(model, histories, seen[[position]], top=top, rows=1)
         later = set(part.targets[[position]].indices.tolist())
-        bought, orders = np.unique(net_returns(histories.lines).item, return_counts=True)
+        bought, orders = np.unique(histories.lines.item, return_counts=True)
         most = np.argsort(-orders, kind="stable")[:BOUGHT_SHOWN]
         pages.append(
             {

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import pandas as pd
 
 from aejax import datasets
 from aejax.config import DataConfig, SplitConfig
@@ -61,6 +62,11 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
         repeat=split_config.repeat,
     )
     return Prepared(dataset, lines, parts, split_config, data)
+
+
+def titles(dataset: Dataset) -> pd.Series:
+    """Sku -> title."""
+    return pd.Series(dataset.products["title"].to_numpy(), index=dataset.products["sku"])
 
 
 @contextmanager

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics
 from aejax.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from aejax.config import DataConfig, SplitConfig
 
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -103,7 +102,7 @@ def data(
     """
     from aejax import demo
 
-    console = _console()
+    console = make_console()
     with console.status(f"Writing the demo shop to {out} ..."):
         rows = demo.write_completejourney(out)
     console.print(f"Wrote {', '.join(f'{file} ({count:,} rows)' for file, count in rows.items())} to {out}.")
@@ -120,7 +119,7 @@ def check(data: Data, json: Path | None = None, min_rating: float | None = None)
     from aejax import datasets, quality, runs
 
     dataset = datasets.read(data, min_rating=min_rating)
-    console = _console()
+    console = make_console()
     for line in quality.summary_lines(dataset.quality):
         console.print(line, highlight=False, markup=False)
     if json is not None:
@@ -161,13 +160,13 @@ def fit(
         {**stored, **common.given_settings()},
     )
     registry.make_settings(model, config.settings)
-    console = _console()
+    console = make_console()
     dataset = None if resume and run else datasets.read(data, min_rating=common.min_rating)
     if run is None:
         assert dataset is not None
         protocol = resolve_protocol(dataset.interactions, common.split)
         run = Path("checkpoints") / f"{data.resolve().name}-{model}-{protocol}-s{seed}"
-    with _EpochProgress(console) as progress:
+    with EpochProgress(console) as progress:
         result = experiment.fit(
             config,
             run,
@@ -176,7 +175,7 @@ def fit(
             resume=resume,
             listen=lambda stage, record: progress.epoch(f"{model} {stage}", record),
         )
-    _print_metrics(console, {model: result["metrics"]}, result)
+    print_metrics(console, {model: result["metrics"]}, result)
     console.print(f"The run is in {run}; its report is {run / 'report.html'}.")
 
 
@@ -189,10 +188,10 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
     """
     from aejax import experiment, runs
 
-    console = _console()
+    console = make_console()
     loaded = experiment.load_run(run)
     result = experiment.evaluate_run(loaded)
-    _print_metrics(console, {loaded.config.model: result["metrics"]}, result)
+    print_metrics(console, {loaded.config.model: result["metrics"]}, result)
     difference = experiment.largest_difference(result, runs.read_json(run / "metrics.json"))
     if difference == 0.0:
         console.print("They equal those of metrics.json.")
@@ -220,7 +219,7 @@ def recommend(
     """
     from aejax import experiment
 
-    console = _console()
+    console = make_console()
     out = run / "recommendations.csv" if out is None else out
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
@@ -245,7 +244,7 @@ def similar(run: RunPath, sku: str, top: int = 10) -> None:
 
     from aejax import experiment, recommendation
 
-    console = _console()
+    console = make_console()
     loaded = experiment.load_run(run)
     title_of = experiment.titles(loaded.prepared.dataset)
     frame = recommendation.similar(loaded.model, loaded.prepared.interactions, sku, title_of, top=top)
@@ -281,7 +280,7 @@ def compare(
     from aejax import datasets, experiment, runs
     from aejax.split import resolve_protocol
 
-    console = _console()
+    console = make_console()
     names = [name.strip() for name in models.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise InputError(f'--models is "{models}"; expected different names with commas between')
@@ -293,7 +292,7 @@ def compare(
         protocol = resolve_protocol(dataset.interactions, common.split)
         out = Path("checkpoints") / f"{data.resolve().name}-compare-{protocol}"
     unfinished = runs.stage(out, overwrite=overwrite)
-    with _EpochProgress(console) as progress, experiment.on_device(common.device):
+    with EpochProgress(console) as progress, experiment.on_device(common.device):
         comparison = experiment.compare(
             dataset,
             common.data_config(data),
@@ -307,7 +306,7 @@ def compare(
         )
         experiment.write_comparison(comparison, unfinished)
     runs.publish(out)
-    _print_comparison(console, comparison.result)
+    print_comparison(console, comparison.result)
     console.print(
         f"On validation {comparison.result['best_on_validation']} was best; its run is {out / 'best'}.\n"
         f"The report is {out / 'report.html'}."
@@ -325,86 +324,6 @@ COMMANDS = {
 }
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    # Tables of figures need room; where the output is no terminal, rich would assume 80 columns.
-    return Console(soft_wrap=True) if console.is_terminal else Console(soft_wrap=True, width=120)
-
-
-class _EpochProgress:
-    """A line per model and stage that shows epoch, loss and validation score."""
-
-    def __init__(self, console: Console):
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        self.bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TextColumn("epoch {task.fields[epoch]}"),
-            TextColumn("loss {task.fields[loss]:.4g}"),
-            TextColumn("validation ndcg@100 {task.fields[score]}"),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self.tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> _EpochProgress:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        self.bars.stop()
-
-    def epoch(self, label: str, record: Mapping[str, float]) -> None:
-        """Show an epoch's record."""
-        score = f"{record['validation']:.4f}" if "validation" in record else "-"
-        fields = {"epoch": record["epoch"], "loss": record["loss"], "score": score}
-        if label not in self.tasks:
-            for task in self.tasks.values():
-                self.bars.stop_task(task)
-            self.tasks[label] = self.bars.add_task(label, total=None, **fields)
-        self.bars.update(self.tasks[label], **fields)
-
-
-SHOWN = ("precision@10", "recall_all@10", "ndcg@100", "hit@10", "coverage@10")
-
-
-def _cell(metric: Mapping[str, Any]) -> str:
-    if metric["ci95"] is None:
-        return f"{metric['mean']:.4f}"
-    low, high = metric["ci95"]
-    return f"{metric['mean']:.4f}\n[{low:.4f}, {high:.4f}]"
-
-
-def _print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table("model", *SHOWN, show_lines=True)
-    for name, metrics in models.items():
-        table.add_row(name, *(_cell(metrics[key]) for key in SHOWN))
-    console.print(table)
-    console.print(
-        f"Protocol {result['protocol']}, repeat purchases {result['repeat']}d: {result['users']:,} customers tested, "
-        f"{result['users_left_out']:,} left out for want of inputs or targets. Brackets: 95% bootstrap intervals."
-    )
-    if result["note"]:
-        console.print(f"Note: {result['note']}.")
-
-
-def _print_comparison(console: Console, result: Mapping[str, Any]) -> None:
-    _print_metrics(console, {name: row["metrics"] for name, row in result["models"].items()}, result)
-    for name, row in result["models"].items():
-        if "difference" in row:
-            difference = row["difference"]["metrics"]["ndcg@100"]
-            low, high = difference["ci95"]
-            console.print(
-                f"{name} against {row['difference']['to']}, same customers: ndcg@100 {difference['mean']:+.4f} "
-                f"[{low:+.4f}, {high:+.4f}]"
-            )
-
-
 def _join_set(arguments: Sequence[str]) -> list[str]:
     """Every `--set a=1` as one `--set a=1 b=2`, so that it may be repeated."""
     rest: list[str] = []
@@ -414,11 +333,11 @@ def _join_set(arguments: Sequence[str]) -> list[str]:
         argument = arguments[position]
         position += 1
         if argument == "--set":
-            while (
-                position < len(arguments)
-                and "=" in arguments[position].lstrip("-")
-                and not arguments[position].startswith("--")
-            ):
+            # The first word is meant as a pair even without "=": its message can then say what is missing.
+            first = position
+            while position < len(arguments) and not arguments[position].startswith("-"):
+                if position > first and "=" not in arguments[position]:
+                    break
                 pairs.append(arguments[position])
                 position += 1
         elif argument.startswith("--set="):

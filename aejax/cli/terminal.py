@@ -1,0 +1,92 @@
+"""What a person sees: progress and tables. rich is imported when something is shown, so that --help stays quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_console() -> Console:
+    """Where commands print."""
+    from rich.console import Console
+
+    console = Console()
+    # Tables of figures need room; where the output is no terminal, rich would assume 80 columns.
+    return Console(soft_wrap=True) if console.is_terminal else Console(soft_wrap=True, width=120)
+
+
+class EpochProgress:
+    """A line per model and stage that shows epoch, loss and validation score."""
+
+    def __init__(self, console: Console):
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("loss {task.fields[loss]:.4g}"),
+            TextColumn("validation ndcg@100 {task.fields[score]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> EpochProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.bars.stop()
+
+    def epoch(self, label: str, record: Mapping[str, float]) -> None:
+        """Show an epoch's record."""
+        score = f"{record['validation']:.4f}" if "validation" in record else "-"
+        fields = {"epoch": record["epoch"], "loss": record["loss"], "score": score}
+        if label not in self.tasks:
+            for task in self.tasks.values():
+                self.bars.stop_task(task)
+            self.tasks[label] = self.bars.add_task(label, total=None, **fields)
+        self.bars.update(self.tasks[label], **fields)
+
+
+SHOWN = ("precision@10", "recall_all@10", "ndcg@100", "hit@10", "coverage@10")
+
+
+def _cell(metric: Mapping[str, Any]) -> str:
+    if metric["ci95"] is None:
+        return f"{metric['mean']:.4f}"
+    low, high = metric["ci95"]
+    return f"{metric['mean']:.4f}\n[{low:.4f}, {high:.4f}]"
+
+
+def print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+    """A row per model, and what the figures are of."""
+    from rich.table import Table
+
+    table = Table("model", *SHOWN, show_lines=True)
+    for name, metrics in models.items():
+        table.add_row(name, *(_cell(metrics[key]) for key in SHOWN))
+    console.print(table)
+    console.print(
+        f"Protocol {result['protocol']}, repeat purchases {result['repeat']}d: {result['users']:,} customers tested, "
+        f"{result['users_left_out']:,} left out for want of inputs or targets. Brackets: 95% bootstrap intervals."
+    )
+    if result["note"]:
+        console.print(f"Note: {result['note']}.")
+
+
+def print_comparison(console: Console, result: Mapping[str, Any]) -> None:
+    """The table, and each model's difference to the first."""
+    print_metrics(console, {name: row["metrics"] for name, row in result["models"].items()}, result)
+    for name, row in result["models"].items():
+        if "difference" in row:
+            difference = row["difference"]["metrics"]["ndcg@100"]
+            low, high = difference["ci95"]
+            console.print(
+                f"{name} against {row['difference']['to']}, same customers: ndcg@100 {difference['mean']:+.4f} "
+                f"[{low:+.4f}, {high:+.4f}]"
+            )

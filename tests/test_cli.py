@@ -1,0 +1,173 @@
+"""The commands as a person types them, on a small shop with two tastes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aejax.cli import main
+
+SMALL = ["--set", "hidden=8", "latent_dim=4", "batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """40 customers with 6 orders each; every customer keeps to one half of the 16 products."""
+    folder = tmp_path_factory.mktemp("shop")
+    rng = np.random.default_rng(0)
+    lines = []
+    for customer in range(40):
+        half = np.arange(8) + 8 * (customer % 2)
+        for order in range(6):
+            day = np.datetime64("2024-01-01") + int(order * 20 + rng.integers(0, 20))
+            for item in rng.choice(half, 2, replace=False):
+                lines.append((f"o{customer}-{order}", f"{customer:03d}", str(day), f"{item:03d}", 1))
+    columns = ["order_id", "customer_id", "created_at", "lineitem_sku", "lineitem_quantity"]
+    pd.DataFrame(lines, columns=columns).to_csv(folder / "orders.csv", index=False)
+    customers = [f"{customer:03d}" for customer in range(41)]  # 040 has no order
+    pd.DataFrame({"customer_id": customers}).to_csv(folder / "customers.csv", index=False)
+    products = [f"{item:03d}" for item in range(16)]
+    pd.DataFrame({"sku": products, "title": [f"Product {sku}" for sku in products]}).to_csv(
+        folder / "products.csv", index=False
+    )
+    return folder
+
+
+def run(*arguments):
+    """The exit code of a command."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def fitted(shop, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    assert run("fit", shop, "--model", "multvae", "--run", folder, "--epochs", 3, *SMALL) == 0
+    return folder
+
+
+def test_help_is_answered_without_jax_and_pandas():
+    code = (
+        "import sys\nfrom aejax.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('jax', 'pandas', 'pyarrow', 'rich.table') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_a_run_evaluates_to_its_own_figures(fitted, tmp_path):
+    assert run("evaluate", fitted, "--json", tmp_path / "again.json") == 0
+    assert (tmp_path / "again.json").read_bytes() == (fitted / "metrics.json").read_bytes()
+
+
+def test_every_customer_gets_ten_products_not_bought_before(fitted, shop, tmp_path):
+    out = tmp_path / "r.csv"
+    assert run("recommend", fitted, "--top", 8, "--out", out) == 0
+    rows = pd.read_csv(out, dtype={"customer_id": str, "sku": str})
+    assert list(rows.columns) == ["customer_id", "rank", "sku", "title", "score", "basis"]
+    assert set(rows["customer_id"]) == {f"{customer:03d}" for customer in range(41)}
+    assert (rows.groupby("customer_id").size() == 8).all()
+    assert set(rows.loc[rows["customer_id"] == "040", "basis"]) == {"popular"}
+    orders = pd.read_csv(shop / "orders.csv", dtype=str)
+    bought = set(zip(orders["customer_id"], orders["lineitem_sku"], strict=True))
+    assert not bought & set(zip(rows["customer_id"], rows["sku"], strict=True))
+
+
+def test_one_seed_twice_is_the_same_bytes_and_another_seed_is_not(fitted, shop, tmp_path):
+    for name, seed in (("same", 0), ("other", 1)):
+        arguments = ("--run", tmp_path / name, "--seed", seed, "--epochs", 3, *SMALL)
+        assert run("fit", shop, "--model", "multvae", *arguments) == 0
+    stored = [json.loads((folder / "log.jsonl").read_text().splitlines()[0]) for folder in (fitted, tmp_path / "other")]
+    assert stored[0]["loss"] != stored[1]["loss"]
+    for file in ("metrics.json", "log.jsonl", "report.html"):
+        assert (tmp_path / "same" / file).read_bytes() == (fitted / file).read_bytes(), file
+
+
+def test_similar_products_are_of_the_same_half(shop, tmp_path, capsys):
+    folder = tmp_path / "run"
+    # 40 customers are one update an epoch: with the default learning rate 60 updates would learn next to nothing.
+    trained = ("--split", "reconstruction", "--epochs", 60, "--set", "hidden=", "latent_dim=8", "learning_rate=0.05")
+    assert run("fit", shop, "--model", "multvae", "--run", folder, *trained, "patience=60") == 0
+    capsys.readouterr()
+    assert run("similar", folder, "--sku", "003", "--top", 7) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if "Product" in line and "│" in line]
+    assert len(shown) == 7
+    assert all(int(line.split("│")[2]) < 8 for line in shown)
+
+
+def test_compare_shares_users_and_writes_all_it_names(shop, tmp_path):
+    out = tmp_path / "c"
+    models = ("--models", "popularity,vae", "--epochs", 2, "--set", "hidden=8", "latent_dim=4")
+    assert run("compare", shop, *models, "--seeds", 2, "--out", out) == 0
+    result = json.loads((out / "comparison.json").read_text())
+    users = pd.read_parquet(out / "per_user.parquet").groupby(["model", "seed"])["customer_id"].apply(set)
+    assert len(users) == 3  # popularity has no seed to vary
+    assert all(own == users.iloc[0] for own in users)
+    assert set(result["models"]) == {"popularity", "vae"}
+    assert "Product" in (out / "report.html").read_text()
+    assert run("evaluate", out / "best") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit", "DATA", "--model", "multvea"], 'did you mean "multvae"'),
+        (["fit", "DATA", "--model", "ae", "--set", "hiden=8"], 'did you mean "hidden"'),
+        (["fit", "DATA", "--model", "ae", "--set", "hidden"], "key=value"),
+        (["fit", "DATA", "--model", "ae", "--min-customers", "500"], "--min-customers 500 leaves no product"),
+        (["fit", "DATA", "--model", "popularity", "--split", "predefined"], "--split predefined needs"),
+        (["compare", "DATA", "--models", "ae,ae"], "different names"),
+        (["check", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["recommend", "RUN", "--top", "1000"], "expected 1 to 16"),
+        (["recommend", "RUN", "--out", "x.xls"], ".parquet"),
+        (["similar", "RUN", "--sku", "none"], '--sku is "none"'),
+        (["fit", "DATA", "--model", "ae", "--run", "RUN"], "--overwrite"),
+    ],
+)
+def test_one_message_exit_code_1_and_nothing_written(arguments, says, shop, fitted, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in fitted.parent.iterdir())
+    given = [{"DATA": shop, "RUN": fitted}.get(argument, argument) for argument in arguments]
+    assert run(*given) == 1
+    message = capsys.readouterr().err
+    assert says in message and "Traceback" not in message
+    assert message.startswith("aejax: ") and message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in fitted.parent.iterdir()) == before
+
+
+def test_wrong_usage_exits_with_2(shop):
+    assert run("fit", shop) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_fit_resumes_to_the_same_bits(shop, tmp_path):
+    options = [shop, "--model", "multvae", "--epochs", "12", *SMALL]
+    assert run("fit", *options, "--run", tmp_path / "whole") == 0
+    code = (
+        "import sys\nfrom aejax.experiment import fitting\nfitting.SAVE_EVERY_S = 0.0\n"
+        "from aejax.cli import main\nmain(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "fit", *map(str, options), "--run", str(tmp_path / "killed")]
+    log = tmp_path / ".killed.unfinished" / "log.jsonl"
+    for kill_after in (2, 8, 16):  # epochs logged: twice while selecting, once in the refit
+        process = subprocess.Popen([*command, *(["--resume"] if log.exists() else [])])
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and len(log.read_text().splitlines()) >= kill_after:
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.01)
+        assert process.wait() == -signal.SIGKILL
+        assert not (tmp_path / "killed").exists()
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    for file in ("metrics.json", "log.jsonl", "report.html"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file

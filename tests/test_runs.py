@@ -1,0 +1,90 @@
+"""What a run stores comes back as it was, and is whole or absent."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from aejax import runs
+from aejax.errors import InputError
+from aejax.interactions import Dataset, Interactions, Vocabulary
+
+
+def dataset(*, dates=True):
+    lines = Interactions(
+        user=np.array([1, 0, 1], dtype=np.int32),
+        item=np.array([0, 1, 1], dtype=np.int32),
+        quantity=np.array([2, 1, -1], dtype=np.int32),
+        users=Vocabulary.of(["007", "b"]),
+        items=Vocabulary.of(["x", "y"]),
+        order=np.array([0, 1, 2], dtype=np.int32) if dates else None,
+        at=np.array(["2024-01-01T10:00:01", "1969-12-31", "2024-03-01"], dtype="datetime64[s]") if dates else None,
+    )
+    customers = pd.DataFrame({"customer_id": ["007", "b", "c"]}, dtype=str)
+    products = pd.DataFrame({"sku": ["x", "y"], "title": ["X", "Y"]}, dtype=str)
+    return Dataset("shop", lines, customers, products, {"warnings": []}, ())
+
+
+@pytest.mark.parametrize("dates", [True, False])
+def test_data_come_back_with_values_and_types(tmp_path, dates):
+    before = dataset(dates=dates)
+    runs.write_data(tmp_path, before)
+    after = runs.read_data(tmp_path)
+    for field in dataclasses.fields(Interactions):
+        one, other = getattr(before.interactions, field.name), getattr(after.interactions, field.name)
+        if isinstance(one, Vocabulary):
+            assert one.ids.tolist() == other.ids.tolist()
+        elif one is None:
+            assert other is None
+        else:
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype, field.name
+    assert after.customers["customer_id"].tolist() == ["007", "b", "c"]
+    assert after.products["title"].tolist() == ["X", "Y"]
+
+
+def test_a_replacement_interrupted_between_its_renames_is_undone_or_finished(tmp_path):
+    run, previous = tmp_path / "run", tmp_path / ".run.previous"
+    previous.mkdir()
+    (previous / "old").touch()
+    runs.repair(run)
+    assert (run / "old").exists() and not previous.exists()
+    previous.mkdir()
+    runs.repair(run)
+    assert (run / "old").exists() and not previous.exists()
+
+
+def test_publishing_replaces_the_older_run(tmp_path):
+    run = tmp_path / "run"
+    for name in ("first", "second"):
+        (runs.stage(run, overwrite=True) / name).touch()
+        runs.publish(run)
+    assert [path.name for path in run.iterdir()] == ["second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_existing_run_is_refused_and_a_missing_one_cannot_be_resumed(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match="--overwrite"):
+        runs.stage(tmp_path / "run")
+    with pytest.raises(InputError, match="finds no unfinished run"):
+        runs.stage(tmp_path / "other", resume=True)
+
+
+def test_a_file_that_fails_halfway_leaves_the_older_one(tmp_path):
+    path = tmp_path / "file.json"
+    runs.write_json(path, {"old": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        runs.write_json(path, {"new": float("nan")})
+    with pytest.raises(RuntimeError), runs.whole_file(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert runs.read_json(path) == {"old": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_run_of_another_version_says_so(tmp_path):
+    (tmp_path / "config.json").write_text('{"format": 0}')
+    with pytest.raises(InputError, match="another version of aejax"):
+        runs.read_config(tmp_path)
