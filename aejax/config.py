@@ -55,6 +55,8 @@ class SplitConfig:
             raise InputError(f'--split is "{self.protocol}"; {nearest(self.protocol, PROTOCOLS)}')
         if not 0.0 < self.test_share < 0.5:
             raise InputError(f"--test-share is {self.test_share}; expected more than 0 and less than 0.5")
+        if self.seed < 0:
+            raise InputError(f"--split-seed is {self.seed}; expected 0 or more")
         if self.repeat not in ("exclude", "include"):
             raise InputError(f'--repeat is "{self.repeat}"; expected "exclude" or "include"')
         if self.repeat == "include" and self.protocol is not None and self.protocol not in REPEAT_PROTOCOLS:

@@ -157,6 +157,8 @@ def fit_network(
     params = nnx.to_pure_dict(variables)
     matrix = _input_matrix(train, None, settings, unit)
     matrix = matrix[np.diff(matrix.indptr) > 0]
+    if matrix.shape[0] == 0:
+        raise InputError("there is no purchase to train on; a network needs at least one customer with a purchase")
     rows, length = batching.sparse_rows(matrix)
     optimizer = optax.adam(settings.learning_rate)
 

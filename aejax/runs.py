@@ -94,6 +94,18 @@ def stage(path: Path, *, overwrite: bool = False, resume: bool = False) -> Path:
         return unfinished
 
 
+@contextmanager
+def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill, put in the place of `path` when the block ends well and removed when it does not."""
+    unfinished = stage(path, overwrite=overwrite)
+    try:
+        yield unfinished
+    except BaseException:
+        remove(unfinished)
+        raise
+    publish(path)
+
+
 def publish(path: Path) -> None:
     """Put the finished folder in its place, in place of an older one."""
     with writing(path):

@@ -6,6 +6,7 @@ Returns are netted within a part, after the cut: what is sent back later changes
 from __future__ import annotations
 
 import dataclasses
+import datetime
 
 import numpy as np
 import scipy.sparse as sp
@@ -219,18 +220,18 @@ def _split_items(lines: Interactions, seed: int) -> Split:
     validations = np.where(count > 2, np.maximum(1, count // 10), 0)
     part_of_pair = np.where(rank < tests, TEST, np.where(rank < tests + validations, VALIDATION, TRAIN))
     part = part_of_pair[pair_of_line]
-    return _from_parts("items", bought, part)
+    return _from_parts("items", bought, part, "exclude")
 
 
-def _from_parts(protocol: str, bought: Interactions, part: np.ndarray) -> Split:
+def _from_parts(protocol: str, lines: Interactions, part: np.ndarray, repeat: str) -> Split:
     """A split of lines by their part: test sees train, and masks train and validation."""
-    train, validation, test = (bought.take(part == name) for name in (TRAIN, VALIDATION, TEST))
-    as_of = _latest(bought)
+    train, validation, test = (net_returns(lines.take(part == name)) for name in (TRAIN, VALIDATION, TEST))
+    as_of = _latest(train)
     return Split(
         protocol,
         train,
-        held_out(train, validation, seen=None, as_of=as_of),
-        held_out(train, test, seen=bought.take(part != TEST), as_of=as_of),
+        held_out(train, validation, seen=None, repeat=repeat, as_of=as_of),
+        held_out(train, test, seen=net_returns(lines.take(part != TEST)), repeat=repeat, as_of=as_of),
         None,
         "",
     )
@@ -243,9 +244,7 @@ def _split_predefined(lines: Interactions, seed: int, repeat: str) -> Split:
             "and so on), and this folder has none; try --split time, users or items"
         )
     if np.any(lines.part == VALIDATION):
-        bought = net_returns(lines)
-        assert bought.part is not None
-        return _from_parts("predefined", bought, bought.part)
+        return _from_parts("predefined", lines, lines.part, repeat)
     known = net_returns(lines.take(lines.part == TRAIN))
     test = net_returns(lines.take(lines.part == TEST))
     pairs, pair_of_line = _pairs(known)
@@ -256,7 +255,7 @@ def _split_predefined(lines: Interactions, seed: int, repeat: str) -> Split:
     return Split(
         "predefined",
         train,
-        held_out(train, known.take(carved), seen=None, as_of=as_of),
+        held_out(train, known.take(carved), seen=None, repeat=repeat, as_of=as_of),
         held_out(known, test, seen=None, repeat=repeat, as_of=as_of),
         known,
         "",
@@ -268,7 +267,10 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
         raise InputError("--split time needs order dates (created_at), and these data have none; try --split users")
     first, last = lines.at.min(), lines.at.max()
     if cut is not None:
-        test_from = np.datetime64(cut, "s")
+        moment = datetime.datetime.fromisoformat(cut)
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+        test_from = np.datetime64(moment, "s")
         if not first < test_from <= last:
             raise InputError(f"--cut {cut} is not inside the period of the orders, {first} to {last}")
         stretch = last - test_from

@@ -159,7 +159,7 @@ def run_epochs(
       on_epoch: told the progress and a record of plain numbers after every epoch.
 
     Raises:
-      InputError: the loss is not finite.
+      InputError: the loss is not finite, or a validation score is NaN.
     """
     while progress.epoch < epochs and not (validate and progress.epoch - progress.best_epoch >= patience):
         number = progress.epoch + 1
@@ -174,6 +174,8 @@ def run_epochs(
         score = math.inf
         if validate is not None:
             score = record["validation"] = validate(state.params)
+            if math.isnan(score):
+                raise InputError(f"epoch {number}: the validation score is not a number; try a lower learning_rate")
         if validate is None or score > progress.best_score:
             best_params = jax.tree.map(jnp.copy, state.params)
             progress = Progress(state, best_params, score, number, number)

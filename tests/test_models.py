@@ -564,3 +564,18 @@ def test_an_unknown_value_transform_is_refused_with_the_nearest():
 def test_popularity_is_no_network():
     assert not popularity.FAMILY.is_network
     assert all(family(name).is_network for name in NETWORKS)
+
+
+def test_a_network_without_any_purchase_to_learn_from_says_so():
+    nothing = np.zeros(0, dtype=np.int32)
+    lines = Interactions(nothing, nothing, nothing, Vocabulary.of(["a"]), Vocabulary.of(["x", "y"]))
+    network = family("multvae")
+    with pytest.raises(InputError, match="no purchase to train on"):
+        network.fit(
+            lines,
+            network.settings(),
+            key=jax.random.key(0),
+            validate=None,
+            on_epoch=lambda progress, record: None,
+            resume=lambda progress: progress,
+        )

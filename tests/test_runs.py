@@ -88,3 +88,14 @@ def test_a_run_of_another_version_says_so(tmp_path):
     (tmp_path / "config.json").write_text('{"format": 0}')
     with pytest.raises(InputError, match="another version of aejax"):
         runs.read_config(tmp_path)
+
+
+def test_a_folder_that_fails_halfway_leaves_the_older_one(tmp_path):
+    run = tmp_path / "run"
+    with runs.whole_folder(run, overwrite=False) as unfinished:
+        (unfinished / "old").touch()
+    with pytest.raises(RuntimeError), runs.whole_folder(run, overwrite=True) as unfinished:
+        (unfinished / "half").touch()
+        raise RuntimeError
+    assert [path.name for path in run.iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -538,3 +538,29 @@ def test_public_formats_without_dates_or_orders_can_be_split(protocol):
     assert pairs(without.train) == pairs(with_dates.train)
     assert cells(without.test, "targets") == cells(with_dates.test, "targets")
     assert without.test.inputs.as_of is None
+
+
+@pytest.mark.parametrize("parts", [(0, 0, 2), (0, 0, 1, 2)])
+def test_predefined_heeds_include_in_validation_as_in_test(parts):
+    result = split(with_parts(shop(0), 0, parts), protocol="predefined", repeat="include")
+    assert result.validation.seen.nnz == result.test.seen.nnz == 0
+    assert len(cells(result.validation, "targets")) > 0
+
+
+def test_predefined_nets_a_return_within_its_own_part():
+    lines = with_parts(shop(0), 0, (0, 0, 1, 2))
+    before = split(lines, protocol="predefined")
+    row = int(np.flatnonzero(lines.part == TRAIN)[0])
+    late = day(DAYS + 1)
+    later = append(lines, lines.user[row], lines.item[row], -100, late, 999)
+    later = dataclasses.replace(later, part=np.append(lines.part, np.int8(TEST)))
+    after = split(later, protocol="predefined")
+    assert content(after.train) == content(before.train)
+    assert (after.test.inputs.as_of == before.train.at.max()).all()
+
+
+@pytest.mark.parametrize("cut", ["20240218", "2024-W07-7", "2024-02-18T02:00:00+02:00", "2024-02-18 00:00:00"])
+def test_every_iso_form_of_a_cut_is_the_same_moment(cut):
+    assert content_of(split(shop(0), protocol="time", cut=cut)) == content_of(
+        split(shop(0), protocol="time", cut=str(CUT))
+    )

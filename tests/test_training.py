@@ -329,3 +329,8 @@ def test_a_finished_training_goes_no_further(epoch):
     stopped = train(epoch, patience=2, validate=scripted([0.5, 0.4, 0.3]))
     again = train(epoch, patience=2, start=stopped, validate=scripted([]))
     assert again is stopped
+
+
+def test_a_validation_score_that_is_nan_stops_with_its_epoch(epoch):
+    with pytest.raises(InputError, match="epoch 2: the validation score is not a number"):
+        train(epoch, validate=scripted([0.5, math.nan]), patience=3, epochs=9)

@@ -291,8 +291,11 @@ def compare(
     if out is None:
         protocol = resolve_protocol(dataset.interactions, common.split)
         out = Path("checkpoints") / f"{data.resolve().name}-compare-{protocol}"
-    unfinished = runs.stage(out, overwrite=overwrite)
-    with EpochProgress(console) as progress, experiment.on_device(common.device):
+    with (
+        runs.whole_folder(out, overwrite=overwrite) as unfinished,
+        EpochProgress(console) as progress,
+        experiment.on_device(common.device),
+    ):
         comparison = experiment.compare(
             dataset,
             common.data_config(data),
@@ -305,7 +308,6 @@ def compare(
             ),
         )
         experiment.write_comparison(comparison, unfinished)
-    runs.publish(out)
     print_comparison(console, comparison.result)
     console.print(
         f"On validation {comparison.result['best_on_validation']} was best; its run is {out / 'best'}.\n"
