@@ -112,7 +112,7 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
 
 
 def validator(part: HeldOut) -> Callable[[Model], float]:
-    """The validation score as a function of a model: mean NDCG@100 over the part's users.
+    """The validation score as a function of a model: mean NDCG@100 over the part's users, NaN where a score is NaN.
 
     The part is encoded once, at the first call: all models that one validator scores must encode alike.
     """
@@ -125,10 +125,7 @@ def validator(part: HeldOut) -> Callable[[Model], float]:
         for piece in chunks:
             _, hits, any_nan = _hits(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
             totals.append(jnp.where(any_nan, jnp.nan, _total_ndcg(hits, piece.counts)))
-        score = float(jax.device_get(jnp.stack(totals).sum())) / len(part)
-        if np.isnan(score):
-            raise InputError("the model scored NaN (not a number) on validation; try a lower learning_rate")
-        return score
+        return float(jax.device_get(jnp.stack(totals).sum())) / len(part)
 
     return validate
 

@@ -11,6 +11,12 @@ from aejax.interactions import Histories, Interactions
 VALUES = ("binary", "quantity", "log1p-quantity", "orders", "log1p-orders", "recency")
 
 
+def check_values(values: str) -> None:
+    """Raises `InputError` where no value transform has this name."""
+    if values not in VALUES:
+        raise InputError(f'--values is "{values}"; {nearest(values, VALUES)}')
+
+
 def user_item_matrix(
     lines: Interactions, values: str = "binary", *, as_of: np.ndarray | None = None, half_life: float = 180.0
 ) -> sp.csr_array:
@@ -29,14 +35,14 @@ def user_item_matrix(
     Raises:
       InputError: unknown `values`, or `recency` without dates.
     """
-    if values not in VALUES:
-        raise InputError(f'--values is "{values}"; {nearest(values, VALUES)}')
+    check_values(values)
     if values == "recency":
         if lines.at is None:
             raise InputError("--values recency needs order dates (created_at), and these data have none; try orders")
         until = as_of[lines.user] if as_of is not None else lines.at.max() if len(lines) else np.datetime64(0, "s")
         age_in_days = (until - lines.at).astype(np.float64) / 86_400.0
-        weight = np.exp2(-age_in_days / half_life)
+        # Never 0: a purchase long ago is still a cell of the matrix.
+        weight = np.maximum(np.exp2(-age_in_days / half_life), np.finfo(np.float32).tiny)
     elif values in ("quantity", "log1p-quantity"):
         weight = lines.quantity
     else:

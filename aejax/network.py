@@ -20,7 +20,7 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import user_item_matrix
+from aejax.matrix import check_values, user_item_matrix
 from aejax.training import Progress, init_progress, init_state, make_epoch, run_epochs
 
 
@@ -45,6 +45,7 @@ class NetworkSettings:
     patience: int = 20
 
     def __post_init__(self) -> None:
+        check_values(self.values)
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -72,7 +73,10 @@ def _parse(place: str, value: Any, kind: Any) -> Any:
             return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
         if kind is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
+        if kind is float and not math.isfinite(float(value)):
+            raise ValueError
         return kind(value)
     except (ValueError, TypeError, KeyError):
-        expected = "whole numbers such as 128,64" if typing.get_origin(kind) is tuple else kind.__name__
+        is_tuple = typing.get_origin(kind) is tuple
+        expected = "whole numbers such as 128,64" if is_tuple else {float: "a finite number"}.get(kind, kind.__name__)
         raise InputError(f'{place} is "{value}"; expected {expected}') from None

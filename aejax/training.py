@@ -132,6 +132,13 @@ def make_epoch(
     return lambda state, epoch_key: compiled(rows, state, epoch_key)
 
 
+def _diverged(epoch: int, name: str, value: float, learning_rate: float) -> InputError:
+    return InputError(
+        f"epoch {epoch}: the {name} is {value} at learning_rate {learning_rate:g}; "
+        f"try --set learning_rate={learning_rate / 10:g}"
+    )
+
+
 def run_epochs(
     epoch: Callable[[TrainState[Params], jax.Array], tuple[TrainState[Params], jax.Array]],
     progress: Progress[Params],
@@ -166,16 +173,13 @@ def run_epochs(
         state, mean_loss = epoch(progress.state, jax.random.fold_in(key, number))
         loss = float(jax.device_get(mean_loss))  # the one fetch of this epoch
         if not math.isfinite(loss):
-            raise InputError(
-                f"epoch {number}: the loss is {loss} at learning_rate {learning_rate:g}; "
-                f"try --set learning_rate={learning_rate / 10:g}"
-            )
+            raise _diverged(number, "loss", loss, learning_rate)
         record = {"epoch": number, "loss": loss}
         score = math.inf
         if validate is not None:
             score = record["validation"] = validate(state.params)
             if math.isnan(score):
-                raise InputError(f"epoch {number}: the validation score is not a number; try a lower learning_rate")
+                raise _diverged(number, "validation score", score, learning_rate)
         if validate is None or score > progress.best_score:
             best_params = jax.tree.map(jnp.copy, state.params)
             progress = Progress(state, best_params, score, number, number)

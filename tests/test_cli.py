@@ -6,45 +6,17 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from aejax.cli import main
+from tests.shops import run, write_shop
 
 SMALL = ["--set", "hidden=8", "latent_dim=4", "batch_size=16"]
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """40 customers with 6 orders each; every customer keeps to one half of the 16 products."""
-    folder = tmp_path_factory.mktemp("shop")
-    rng = np.random.default_rng(0)
-    lines = []
-    for customer in range(40):
-        half = np.arange(8) + 8 * (customer % 2)
-        for order in range(6):
-            day = np.datetime64("2024-01-01") + int(order * 20 + rng.integers(0, 20))
-            for item in rng.choice(half, 2, replace=False):
-                lines.append((f"o{customer}-{order}", f"{customer:03d}", str(day), f"{item:03d}", 1))
-    columns = ["order_id", "customer_id", "created_at", "lineitem_sku", "lineitem_quantity"]
-    pd.DataFrame(lines, columns=columns).to_csv(folder / "orders.csv", index=False)
-    customers = [f"{customer:03d}" for customer in range(41)]  # 040 has no order
-    pd.DataFrame({"customer_id": customers}).to_csv(folder / "customers.csv", index=False)
-    products = [f"{item:03d}" for item in range(16)]
-    pd.DataFrame({"sku": products, "title": [f"Product {sku}" for sku in products]}).to_csv(
-        folder / "products.csv", index=False
-    )
-    return folder
-
-
-def run(*arguments):
-    """The exit code of a command."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    return write_shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")

@@ -332,5 +332,5 @@ def test_a_finished_training_goes_no_further(epoch):
 
 
 def test_a_validation_score_that_is_nan_stops_with_its_epoch(epoch):
-    with pytest.raises(InputError, match="epoch 2: the validation score is not a number"):
+    with pytest.raises(InputError, match="epoch 2: the validation score is nan at learning_rate"):
         train(epoch, validate=scripted([0.5, math.nan]), patience=3, epochs=9)

@@ -291,11 +291,7 @@ def compare(
     if out is None:
         protocol = resolve_protocol(dataset.interactions, common.split)
         out = Path("checkpoints") / f"{data.resolve().name}-compare-{protocol}"
-    with (
-        runs.whole_folder(out, overwrite=overwrite) as unfinished,
-        EpochProgress(console) as progress,
-        experiment.on_device(common.device),
-    ):
+    with runs.whole_folder(out, overwrite=overwrite) as unfinished, EpochProgress(console) as progress:
         comparison = experiment.compare(
             dataset,
             common.data_config(data),
@@ -303,6 +299,7 @@ def compare(
             settings,
             seeds=range(seed, seed + seeds),
             split_seeds=split_seeds,
+            device=common.device,
             listen=lambda name, seed, split_seed, stage, record: progress.epoch(
                 f"{name} {stage}, seed {seed}, split {split_seed}", record
             ),

@@ -80,7 +80,7 @@ def print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], res
 
 
 def print_comparison(console: Console, result: Mapping[str, Any]) -> None:
-    """The table, and each model's difference to the first."""
+    """The table, each model's difference to the first, and what it means to a shop."""
     print_metrics(console, {name: row["metrics"] for name, row in result["models"].items()}, result)
     for name, row in result["models"].items():
         if "difference" in row:
@@ -90,3 +90,10 @@ def print_comparison(console: Console, result: Mapping[str, Any]) -> None:
                 f"{name} against {row['difference']['to']}, same customers: ndcg@100 {difference['mean']:+.4f} "
                 f"[{low:+.4f}, {high:+.4f}]"
             )
+    best, first = result["best_on_validation"], next(iter(result["models"]))
+    hits = {name: 10 * row["metrics"]["precision@10"]["mean"] for name, row in result["models"].items()}
+    console.print(
+        f"In words: of ten products shown to each customer by {best}, the best on validation, {hits[best]:.2f} on "
+        "average were among the customer's held-out purchases"
+        + (f"; by {first} {hits[first]:.2f}." if best != first else ".")
+    )

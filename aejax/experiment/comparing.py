@@ -16,7 +16,7 @@ from aejax.errors import InputError
 from aejax.evaluation import Evaluation, evaluate, mean_with_interval
 from aejax.experiment.fitting import Fitted, begin_run, finish_run, fit_model, resolved
 from aejax.experiment.pages import comparison_page
-from aejax.experiment.preparing import Prepared, prepare_dataset
+from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.interactions import Dataset
 
 
@@ -42,6 +42,7 @@ class Comparison:
       best: the trial with the best validation score on the first split seed.
       settings: model -> its settings.
       logs: model -> its epoch records of the first seed and split seed.
+      device: where it was computed, as it was asked for.
     """
 
     result: dict[str, Any]
@@ -50,6 +51,7 @@ class Comparison:
     best: Trial
     settings: Mapping[str, Any]
     logs: dict[str, tuple[Mapping[str, Any], ...]]
+    device: str | None
 
 
 def compare(
@@ -60,6 +62,7 @@ def compare(
     *,
     seeds: Sequence[int] = (0,),
     split_seeds: int = 1,
+    device: str | None = None,
     listen: Callable[[str, int, int, str, Mapping[str, float]], None] | None = None,
 ) -> Comparison:
     """Fit and evaluate several models on the same splits and users.
@@ -71,6 +74,7 @@ def compare(
       settings: model name -> its settings; the first is what the others are compared with.
       seeds: training seeds; a model without randomness is fitted once per split.
       split_seeds: number of splits.
+      device: `cpu`, `gpu` or `tpu`; None: the best that JAX finds.
       listen: told `(model, seed, split_seed, stage, record)` after every epoch.
     """
     rows: list[pd.DataFrame] = []
@@ -88,8 +92,9 @@ def compare(
                     if listen is not None:
                         listen(name, seed, split_seed, stage, record)  # noqa: B023 (called within this iteration)
 
-                fitted = fit_model(name, own, prepared.split, seed=seed, listen=heard)
-                trial = Trial(name, seed, split_seed, fitted, evaluate(fitted.model, prepared.split.test))
+                with on_device(device):
+                    fitted = fit_model(name, own, prepared.split, seed=seed, listen=heard)
+                    trial = Trial(name, seed, split_seed, fitted, evaluate(fitted.model, prepared.split.test))
                 rows.append(_per_user(trial, prepared))
                 summaries[name].append(_trial_summary(trial))
                 logs.setdefault(name, fitted.log)
@@ -109,7 +114,7 @@ def compare(
         "best_on_validation": best.model,
         "models": _model_rows(per_user, summaries, settings),
     }
-    return Comparison(result, per_user, first, best, settings, logs)
+    return Comparison(result, per_user, first, best, settings, logs, device)
 
 
 def _per_user(trial: Trial, prepared: Prepared) -> pd.DataFrame:
@@ -190,7 +195,9 @@ def write_comparison(comparison: Comparison, unfinished: Path) -> None:
         (unfinished / "best").mkdir()
     prepared, trial = comparison.prepared, comparison.best
     config = resolved(
-        RunConfig(prepared.data_config, prepared.split_config, TrainingConfig(trial.seed), trial.model, {}),
+        RunConfig(
+            prepared.data_config, prepared.split_config, TrainingConfig(trial.seed, comparison.device), trial.model, {}
+        ),
         prepared,
         comparison.settings[trial.model],
     )

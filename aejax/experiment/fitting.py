@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,8 @@ def fit_model(
     validate = validator(parts.validation)
     if not family.is_network:
         score = validate(family.fit(parts.train, settings))
+        if math.isnan(score):
+            raise InputError(f"{name} scored NaN (not a number) on validation; see --set for its settings")
         return Fitted(family.fit(parts.refit if parts.refit is not None else parts.train, settings), score, 0, ())
 
     log: list[Mapping[str, Any]] = []

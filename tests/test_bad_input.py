@@ -1,0 +1,171 @@
+"""Bad input at the command line: one message with place, value and remedy, exit code 1, nothing half-written."""
+
+import json
+import os
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.shops import run, write_shop
+
+
+def replace(file, old, new, count=1):
+    def change(shop):
+        path = shop / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, count))
+
+    return change
+
+
+def first_cell(column, value):
+    """Puts `value` into a column of the first order line, which is line 2."""
+
+    def change(shop):
+        orders = pd.read_csv(shop / "orders.csv", dtype=str)
+        orders.loc[0, column] = value
+        orders.to_csv(shop / "orders.csv", index=False)
+
+    return change
+
+
+def keep(column, value):
+    def change(shop):
+        orders = pd.read_csv(shop / "orders.csv", dtype=str)
+        orders[orders[column] == value].to_csv(shop / "orders.csv", index=False)
+
+    return change
+
+
+def without(*columns):
+    def change(shop):
+        pd.read_csv(shop / "orders.csv", dtype=str).drop(columns=list(columns)).to_csv(shop / "orders.csv", index=False)
+
+    return change
+
+
+def content(file, data):
+    return lambda shop: (shop / file).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "says"),
+    [
+        (lambda shop: (shop / "products.csv").unlink(), [], ["products.csv", "customers.csv, orders.csv"]),
+        (
+            replace("orders.csv", "lineitem_sku", "lineitem_skv"),
+            [],
+            ["lineitem_sku", 'if "lineitem_skv" is that column'],
+        ),
+        (content("orders.csv", b""), [], ["orders.csv", "empty"]),
+        (content("customers.csv", b"customer_id\n"), [], ["customers.csv", "header"]),
+        (content("products.csv", b"sku,title\n000,Caf\xe9\n"), [], ["products.csv:2:", "UTF-8"]),
+        (first_cell("lineitem_quantity", "two"), [], ["orders.csv:2:", '"two"']),
+        (first_cell("lineitem_quantity", "1e9"), [], ["orders.csv:2:", '"1e9"']),
+        (first_cell("lineitem_quantity", "NaN"), [], ["orders.csv:2:", '"NaN"']),
+        (replace("products.csv", "001,Product 001", "000,Again"), [], ["products.csv:3:", '"000"', "line 2"]),
+        (first_cell("created_at", "31/31/2024"), [], ["orders.csv:2:", '"31/31/2024"']),
+        (keep("customer_id", "003"), [], ["one customer"]),
+        (keep("lineitem_sku", "003"), [], ["one product"]),
+        (lambda shop: None, ["--min-customers", 41], ["--min-customers 41"]),
+        (without("created_at"), ["--split", "time"], ["--split time", "created_at"]),
+        (without("created_at", "order_id"), ["--split", "last-order"], ["--split last-order", "order_id"]),
+        (lambda shop: None, ["--set", "values=order"], ['"order"', 'did you mean "orders"']),
+        (lambda shop: None, ["--set", "learning_rate=inf"], ["learning_rate", '"inf"', "finite"]),
+        (
+            lambda shop: None,
+            ["--set", "learning_rate=1e30"],
+            ["epoch 1", "learning_rate 1e+30", "--set learning_rate="],
+        ),
+    ],
+)
+def test_bad_data_end_in_one_message(change, options, says, tmp_path, capsys):
+    shop = write_shop(tmp_path / "shop")
+    change(shop)
+    before = {path: path.read_bytes() for path in shop.iterdir()}
+    out = tmp_path / "runs" / "one"
+    options = [*options] if "--set" in options else [*options, "--set"]
+    assert run("fit", shop, "--model", "ae", "--run", out, *options, "hidden=4", "epochs=2") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("aejax: ") and message.count("\n") == 1, message
+    assert [text for text in says if text not in message] == [], message
+    assert not out.exists()
+    assert {path: path.read_bytes() for path in shop.iterdir()} == before
+
+
+@pytest.fixture(scope="module")
+def place():
+    """A folder that every user of the machine can read, with a shop and a fitted run."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    write_shop(folder / "shop")
+    assert run("fit", folder / "shop", "--model", "popularity", "--run", folder / "run") == 0
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_run_of_another_version(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "format": 99}))
+    assert run("evaluate", tmp_path / "run") == 1
+    message = capsys.readouterr().err
+    assert "99" in message and "version" in message and message.count("\n") == 1
+
+
+COMMANDS = {
+    "fit": ["fit", "SHOP", "--model", "popularity", "--run", "OUT"],
+    "compare": ["compare", "SHOP", "--models", "popularity", "--out", "OUT"],
+    "recommend": ["recommend", "RUN", "--out", "OUT.csv"],
+    "check": ["check", "SHOP", "--json", "OUT.json"],
+    "evaluate": ["evaluate", "RUN", "--json", "OUT.json"],
+}
+
+
+def at(place, out, arguments):
+    names = {"SHOP": place / "shop", "RUN": place / "run"}
+    return [names.get(argument, argument.replace("OUT", str(out))) for argument in arguments]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk(command, place, tmp_path, capsys):
+    """The operating system refuses files above 500 bytes, as it refuses any byte on a full disk."""
+    older = {name: tmp_path / f"out{name}" for name in (".csv", ".json")}
+    for path in older.values():
+        path.write_text("older")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        code = run(*at(place, tmp_path / "out", COMMANDS[command]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = capsys.readouterr().err
+    assert code == 1, message
+    assert "cannot write" in message and str(tmp_path) in message and "ulimit" in message and message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert all(path.read_text() == "older" for path in older.values())
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_read_only_folder(command, place, capsys):
+    closed = place / "closed"
+    closed.mkdir(exist_ok=True)
+    closed.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may write everywhere, so the command runs as nobody
+    try:
+        code = run(*at(place, closed / "out", COMMANDS[command]))
+    finally:
+        os.seteuid(user)
+    message = capsys.readouterr().err
+    assert code == 1, message
+    assert "cannot write" in message and str(closed) in message and "permissions" in message
+    assert message.count("\n") == 1
+    assert list(closed.iterdir()) == []

@@ -1,0 +1,100 @@
+"""The scripts do what their first lines say, on a small shop."""
+
+import json
+import sys
+
+import against_recbole
+import benchmark
+import numpy as np
+import pytest
+import results_table
+import train
+import write_inter
+
+from aejax import datasets, experiment, registry
+from aejax.config import DataConfig, SplitConfig
+from aejax.evaluation import evaluate
+from tests.shops import write_shop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return write_shop(tmp_path_factory.mktemp("scripts") / "shop")
+
+
+def test_the_training_script_learns_more_than_popularity(shop, capsys):
+    sizes = {"hidden": 16, "latent_dim": 8, "batch_size": 16, "learning_rate": 0.02, "beta": 0.0}
+    figures = train.main(shop, split_by="users", epochs=40, **sizes)
+    parts = experiment.prepare(DataConfig(str(shop)), SplitConfig("users")).split
+    popularity = experiment.fit_model("popularity", registry.make_settings("popularity", {}), parts, seed=0).model
+    assert figures["ndcg@100"] > evaluate(popularity, parts.test).values["ndcg@100"].mean() + 0.1
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert len(losses) == 40 and losses[-1] < losses[0]
+
+
+def test_written_splits_read_back_as_the_same_parts(shop, tmp_path):
+    write_inter.main(shop, tmp_path, min_customers=1, split_seeds=2)
+    for seed in (0, 1):
+        whole = experiment.prepare(DataConfig(str(shop), 1), SplitConfig("items", seed=seed)).split
+        again = experiment.prepare(DataConfig(str(tmp_path / f"shop-s{seed}")), SplitConfig("predefined")).split
+        for part in ("validation", "test"):
+            ours, theirs = getattr(whole, part), getattr(again, part)
+            assert np.array_equal(ours.users, theirs.users)
+            assert (ours.targets != theirs.targets).nnz == 0
+            assert (ours.seen != theirs.seen).nnz == 0
+
+
+def test_the_results_table_holds_the_figures_of_compare(shop, tmp_path, capsys):
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"ae": {"hidden": [4], "epochs": 2}}))
+    results_table.main(shop, ("users", "reconstruction"), ("popularity", "ae"), 2, settings)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows[2:]] == [
+        [protocol, model] for protocol in ("users", "reconstruction") for model in ("popularity", "ae")
+    ]
+    found = experiment.compare(
+        datasets.read(shop),
+        DataConfig(str(shop)),
+        SplitConfig("users"),
+        experiment.compare_settings(["popularity", "ae"], {}, {"ae": {"hidden": [4], "epochs": 2}}),
+        seeds=range(2),
+    ).result["models"]["ae"]
+    assert rows[3][2].split()[0] == f"{found['metrics']['precision@10']['mean']:.4f}"
+    seeds = [trial["test"]["ndcg@100"] for trial in found["trials"]]
+    assert seeds[0] != seeds[1] and rows[3][5] == f"{abs(seeds[0] - seeds[1]):.4f}"
+
+
+def test_the_pairing_runs_the_peer_on_the_same_files_with_its_own_settings(shop, tmp_path, capsys):
+    write_inter.main(shop, tmp_path, min_customers=1, split_seeds=2)
+    capsys.readouterr()
+    peer = tmp_path / "peer"
+    calls = tmp_path / "calls"
+    peer.write_text(
+        f"#!{sys.executable}\nimport sys\nopen({str(calls)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        "print('{\"test\": 0.25}')\n"
+    )
+    peer.chmod(0o755)
+    own, theirs = tmp_path / "own.json", tmp_path / "theirs.json"
+    own.write_text(json.dumps({"multvae": {"hidden": [], "latent_dim": 4, "epochs": 2}}))
+    theirs.write_text(json.dumps({"MultiVAE": {"latent_dimension": 8, "mlp_hidden_size": []}}))
+    folders = (tmp_path / "shop-s0", tmp_path / "shop-s1")
+    against_recbole.main(folders, peer, own, theirs, seeds=2)
+    lines = capsys.readouterr().out.splitlines()
+    asked = calls.read_text().splitlines()
+    assert len(asked) == 4
+    assert all("latent_dimension=8 mlp_hidden_size=[]" in call and "--test" in call for call in asked)
+    assert [str(folder) in call for folder, call in zip(np.repeat(folders, 2), asked, strict=True)] == [True] * 4
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4]]
+    assert [row[2] for row in rows] == ["0.2500", "0.2500"]
+    assert float(rows[0][3]) == pytest.approx(float(rows[0][1]) - 0.25, abs=2e-4)
+    mean = np.mean([float(row[3]) for row in rows])
+    assert float(lines[-1].split()[-1]) == pytest.approx(mean, abs=2e-4)
+
+
+def test_the_benchmark_measures_what_it_names(shop, tmp_path, capsys):
+    write_inter.main(shop, tmp_path, min_customers=1, split_seeds=1)
+    assert benchmark.own_epoch(str(tmp_path / "shop-s0"), "16", "8", "4", "4") > 0
+    assert all(value >= 0 for value in benchmark.in_fresh_process("read_to_matrix", str(shop)))
+    capsys.readouterr()
+    assert benchmark.show("three", [3.0, 1.0, 2.0], "s") == 2.0
+    assert "[1, 3]  n=3" in capsys.readouterr().out
