@@ -68,10 +68,10 @@ class _Chunk:
 
 
 def _chunks(model: Model, part: HeldOut, size: int) -> Iterator[_Chunk]:
-    """The part in chunks of `size` users; the last one is filled up and masked."""
-    rows = min(size, len(part))
-    for start in range(0, len(part), size):
-        stop = min(start + size, len(part))
+    """The part in the fewest chunks of at most `size` users, all of one shape: the last one is filled up and masked."""
+    rows = -(-len(part) // -(-len(part) // size))
+    for start in range(0, len(part), rows):
+        stop = min(start + rows, len(part))
 
         def padded(matrix: sp.csr_array, start: int = start, stop: int = stop) -> jax.Array:
             return jnp.asarray(batching.pad_rows(sp.csr_array(matrix[start:stop]), rows=rows).items)
@@ -88,7 +88,7 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     Args:
       model: a fitted model.
       part: users with inputs, targets and seen items.
-      chunk: users scored at once; None: by memory. The result does not depend on it.
+      chunk: the most users scored at once; None: by memory. The result does not depend on it.
 
     Raises:
       InputError: the model scored NaN.

@@ -21,6 +21,10 @@ MODELS = {
     "vae": "aejax.models.vae:FAMILY",
     "multdae": "aejax.models.multvae:MULTDAE",
     "multvae": "aejax.models.multvae:MULTVAE",
+    "ease": "aejax.models.linear:EASE",
+    "edlae": "aejax.models.linear:EDLAE",
+    "rdlae": "aejax.models.linear:RDLAE",
+    "dan": "aejax.models.linear:DAN",
 }
 
 

@@ -167,7 +167,7 @@ def test_a_switch_is_true_or_false(monkeypatch):
         ("ae", "epochs", 1.5, 'epochs of model ae is "1.5"; expected int'),
         ("ae", "epochs", math.inf, 'epochs of model ae is "inf"; expected int'),
         ("ae", "epochs", None, 'epochs of model ae is "None"; expected int'),
-        ("ae", "learning_rate", "fast", 'learning_rate of model ae is "fast"; expected float'),
+        ("ae", "learning_rate", "fast", 'learning_rate of model ae is "fast"; expected a finite number'),
         ("ae", "hidden", "128,wide", 'hidden of model ae is "128,wide"; expected whole numbers such as 128,64'),
         ("ae", "hidden", 128, 'hidden of model ae is "128"; expected whole numbers such as 128,64'),
         ("multvae", "anneal_steps", "soon", 'anneal_steps of model multvae is "soon"; expected int'),

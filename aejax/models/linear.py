@@ -1,0 +1,317 @@
+r"""Linear autoencoders in closed form: `ease`, `edlae`, `rdlae` and `dan`, one solver with two sides.
+
+A user's scores are `x B` for the user's row x. With the user-item matrix X `[U, I]`, user weights W, targets Y, and a
+positive diagonal L, the weights minimise
+
+    || W^1/2 (Y - X B) ||^2 + || L^1/2 B ||^2     with  diag(B) <= xi.
+
+With `P = (X' W X + L)^-1` the solution is, column by column (Lagrange multipliers g),
+
+    B = P X' W Y - P diag(g),    g_j = max(0, diag(P X' W Y)_j - xi) / P_jj.
+
+For Y = X this is `B = I - P diag(L + g)`, and with xi = 0 the familiar `B_ij = -P_ij / P_jj` off the diagonal.
+
+What each name sets:
+
+* `ease`: L = l2, xi = 0. Steck (2019), Embarrassingly Shallow Autoencoders for Sparse Data, eq. 8,
+  https://arxiv.org/abs/1905.03375.
+* `edlae`: L = l2 + p / (1 - p) * diag(X' W X), the expectation of training with dropout p on the input whose loss is
+  emphasised on what was dropped. Steck (2020), Autoencoders that don't overfit towards the Identity, eq. 10 and 12.
+* `rdlae`: `edlae` with the diagonal relaxed to at most xi. Moon, Kim and Lee (2023), It's Enough: Relaxing Diagonal
+  Constraints in Linear Autoencoders for Recommendation, eq. 12, https://arxiv.org/abs/2305.12922.
+* `dan`: data-adaptive normalisation, Park et al. (2025), Why is Normalization Necessary for Linear Recommenders?,
+  https://arxiv.org/abs/2504.05805. With n_j the customers of product j it solves on `X diag(n)^-1/2`, which in the
+  coordinates of X is L = l2 * n (`l2_power` 1), and scores `x diag(n)^a B diag(n)^-a` (`item_power` a). Users weigh
+  `|x|^-b` (`user_power` b).
+
+All of them have all of these settings; the names differ in their defaults. User weights enter the solve and not the
+scoring: a new user's scores do not depend on a weight.
+
+**Two sides.** The items' side inverts `X' W X + L` `[I, I]`. The users' side inverts `[U, U]` and needs no `[I, I]`
+matrix: with `Xw = W^1/2 X` and `M = (Xw L^-1 Xw' + 1)^-1`, the Woodbury identity gives
+
+    P = L^-1 - L^-1 Xw' M Xw L^-1        P Xw' = L^-1 Xw' M        P_jj = (1 - Xw_j' M Xw_j / L_j) / L_j
+
+so `x P X' W Y = c Nt` and `x P = (x - c N) L^-1` with `c = x L^-1 Xw'`, `N = M Xw`, `Nt = M Yw`: the model stores N
+`[U, I]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+
+from aejax import solve
+from aejax.batching import Batch, densify, pad_rows
+from aejax.errors import InputError, nearest
+from aejax.interactions import Histories, Interactions
+from aejax.matrix import check_values, history_matrix, user_item_matrix
+from aejax.models import Family
+
+SIDES = ("auto", "items", "users")
+
+
+@dataclasses.dataclass(frozen=True)
+class EASESettings:
+    """Settings of a linear autoencoder.
+
+    Attributes:
+      values: value transform of the inputs, one of `aejax.matrix.VALUES`.
+      half_life: days, for `values=recency`.
+      targets: value transform of what is predicted; None: that of the inputs.
+      l2: ridge.
+      l2_power: the ridge of a product with n customers is `l2 * n ** l2_power`.
+      dropout: p of the emphasised dropout.
+      xi: the most that a product's own weight may be.
+      item_power: a product's column is scaled by `n ** item_power` on its way in, and by the inverse on its way out.
+      user_power: a customer with m products weighs `m ** -user_power`.
+      side: `items`, `users`, or `auto` for the smaller one.
+    """
+
+    values: str = "binary"
+    half_life: float = 180.0
+    targets: str | None = None
+    l2: float = 500.0
+    l2_power: float = 0.0
+    dropout: float = 0.0
+    xi: float = 0.0
+    item_power: float = 0.0
+    user_power: float = 0.0
+    side: str = "auto"
+
+    def __post_init__(self) -> None:
+        for values in (self.values, self.targets or self.values):
+            check_values(values)
+        if not self.l2 > 0 or not self.half_life > 0:
+            raise InputError(f"l2 is {self.l2:g} and half_life {self.half_life:g}; expected more than 0")
+        if not 0.0 <= self.dropout < 1.0 or not 0.0 <= self.xi < 1.0:
+            raise InputError(f"dropout is {self.dropout:g} and xi {self.xi:g}; expected 0 or more and less than 1")
+        if self.side not in SIDES:
+            raise InputError(f'side is "{self.side}"; {nearest(self.side, SIDES)}')
+
+
+@dataclasses.dataclass(frozen=True)
+class EDLAESettings(EASESettings):
+    """Settings of `edlae`: see `EASESettings`."""
+
+    dropout: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class RDLAESettings(EDLAESettings):
+    """Settings of `rdlae`: see `EASESettings`."""
+
+    xi: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class DANSettings(EASESettings):
+    """Settings of `dan`: see `EASESettings`. Here the ridge is relative to a product's customers."""
+
+    l2: float = 10.0
+    l2_power: float = 1.0
+    item_power: float = 0.3
+    user_power: float = 0.5
+
+
+@jax.jit
+def _product(weights: jax.Array, batch: Batch) -> jax.Array:
+    return densify(batch, weights.shape[0]) @ weights
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemWeights:
+    """The model as a matrix between products.
+
+    Attributes:
+      weights: `[I, I]`, the scores of a customer with row x are `x weights`.
+      settings: of the value transform.
+    """
+
+    weights: jax.Array
+    settings: EASESettings
+
+    def encode(self, histories: Histories) -> Batch:
+        """Histories of n customers -> a padded batch on the host."""
+        return pad_rows(history_matrix(histories, self.settings.values, half_life=self.settings.half_life))
+
+    def scores(self, batch: Batch) -> jax.Array:
+        """A batch of B users -> scores `[B, I]`, higher is better."""
+        return _product(self.weights, batch)
+
+    def state(self) -> dict[str, jax.Array]:
+        """What a run stores of it."""
+        return {"weights": self.weights}
+
+
+class UserBatch(NamedTuple):
+    """Rows of customers, and their overlap with the customers of train.
+
+    Attributes:
+      row: the customers' rows, scaled by `n ** item_power`.
+      overlap: `[B, U]`, c of the module's docstring.
+    """
+
+    row: Batch
+    overlap: jax.Array
+
+
+@jax.jit
+def _user_scores(answers: jax.Array, own: jax.Array, batch: UserBatch) -> jax.Array:
+    return batch.overlap @ answers - densify(batch.row, own.shape[0]) * own[None, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class UserWeights:
+    """The model as a matrix between the customers of train and products: `scores(x) = c answers - x * own`.
+
+    Attributes:
+      answers: `[U, I]`, `(Nt + N diag(g / L)) diag(n)^-item_power`.
+      own: `[I]`, `g / L * n^-item_power`.
+      scale: `[I]`, `n^item_power`.
+      rows: `Xw L^-1`, `[U, I]`.
+      settings: of the value transform.
+    """
+
+    answers: jax.Array
+    own: jax.Array
+    scale: np.ndarray
+    rows: sp.csr_array
+    settings: EASESettings
+
+    def encode(self, histories: Histories) -> UserBatch:
+        """Histories of n customers -> a batch on the host."""
+        matrix = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        matrix.data *= self.scale[matrix.indices]
+        overlap = np.asarray((matrix @ self.rows.T).toarray(), dtype=np.float32)
+        return UserBatch(pad_rows(matrix), overlap)  # pyright: ignore[reportArgumentType] (host until jitted)
+
+    def scores(self, batch: UserBatch) -> jax.Array:
+        """A batch of B users -> scores `[B, I]`, higher is better."""
+        return _user_scores(self.answers, self.own, batch)
+
+    def state(self) -> dict[str, Any]:
+        """What a run stores of it."""
+        rows = {"indptr": self.rows.indptr, "indices": self.rows.indices, "data": self.rows.data}
+        return {"answers": self.answers, "own": self.own, "scale": self.scale, "rows": rows}
+
+
+def fit(train: Interactions, settings: EASESettings) -> ItemWeights | UserWeights:
+    """Solve for the weights; the smaller side is inverted.
+
+    Raises:
+      InputError: the system is singular in float32.
+    """
+    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    lengths = np.diff(matrix.indptr)
+    kept = lengths > 0
+    root_weight = lengths[kept].astype(np.float64) ** (-0.5 * settings.user_power)
+    inputs = targets = _scale_rows(matrix[kept], root_weight)
+    if settings.targets not in (None, settings.values):
+        other = user_item_matrix(train, str(settings.targets), half_life=settings.half_life)
+        targets = _scale_rows(other[kept], root_weight)
+    customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
+    energy = np.asarray(inputs.multiply(inputs).sum(axis=0), dtype=np.float64).ravel()
+    ridge = settings.l2 * customers**settings.l2_power + settings.dropout / (1 - settings.dropout) * energy
+    scale = customers**settings.item_power
+    side = settings.side
+    if side == "auto":
+        side = "users" if inputs.shape[0] < inputs.shape[1] else "items"
+    try:
+        solved = _solve_users if side == "users" else _solve_items
+        return solved(inputs, targets, ridge, scale, settings)
+    except np.linalg.LinAlgError:
+        raise InputError(f"l2 {settings.l2:g} leaves the system singular in float32; try a larger l2") from None
+
+
+def _scale_rows(matrix: sp.csr_array, factor: np.ndarray) -> sp.csr_array:
+    scaled = matrix.astype(np.float32)
+    scaled.data *= np.repeat(factor, np.diff(matrix.indptr)).astype(np.float32)
+    return scaled
+
+
+def _multiplier(own: np.ndarray, diagonal: np.ndarray, xi: float) -> np.ndarray:
+    """G of the module's docstring; with xi = 0 the diagonal is exactly 0, from either side of it."""
+    excess = own - xi
+    return (np.maximum(excess, 0.0) if xi else excess) / diagonal
+
+
+def _solve_items(
+    inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, scale: np.ndarray, settings: EASESettings
+) -> ItemWeights:
+    count = inputs.shape[1]
+    transposed = sp.csr_array(inputs.T)
+
+    def panel(start: int, stop: int) -> np.ndarray:
+        rows = (transposed[start:stop] @ inputs[:, :stop]).toarray()
+        rows[np.arange(stop - start), np.arange(start, stop)] += ridge[start:stop]
+        return rows
+
+    inverse = solve.whole(solve.inverse_panels(panel, count))
+    diagonal = inverse.diagonal().astype(np.float64)
+    if targets is inputs:
+        multiplier = _multiplier(1.0 - diagonal * ridge, diagonal, settings.xi)
+        weights = -inverse
+        weights *= (ridge + multiplier).astype(np.float32)
+        weights[np.diag_indices(count)] += 1.0
+    else:
+        weights = np.ascontiguousarray((sp.csr_array(targets.T) @ (inputs @ inverse)).T)
+        multiplier = _multiplier(weights.diagonal().astype(np.float64), diagonal, settings.xi)
+        weights -= inverse * multiplier.astype(np.float32)
+    if not settings.xi:
+        np.fill_diagonal(weights, 0.0)
+    if settings.item_power:
+        weights *= scale[:, None].astype(np.float32)
+        weights /= scale.astype(np.float32)
+    return ItemWeights(jnp.asarray(weights), settings)
+
+
+def _solve_users(
+    inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, scale: np.ndarray, settings: EASESettings
+) -> UserWeights:
+    rows = inputs.copy()
+    rows.data /= ridge[rows.indices].astype(np.float32)
+    columns = sp.csr_array(inputs.T)
+
+    def panel(start: int, stop: int) -> np.ndarray:
+        block = (rows[start:stop] @ columns[:, :stop]).toarray()
+        block[np.arange(stop - start), np.arange(start, stop)] += 1.0
+        return block
+
+    inverse = solve.whole(solve.inverse_panels(panel, inputs.shape[0]))
+    solved = np.ascontiguousarray((columns @ inverse).T)
+    answers = solved if targets is inputs else np.ascontiguousarray((sp.csr_array(targets.T) @ inverse).T)
+    diagonal = (1.0 - _column_products(inputs, solved) / ridge) / ridge
+    own = _multiplier(_column_products(inputs, answers) / ridge, diagonal, settings.xi) / ridge
+    answers = answers + solved * own.astype(np.float32)
+    answers /= scale.astype(np.float32)
+    return UserWeights(
+        jnp.asarray(answers), jnp.asarray(own / scale, dtype=jnp.float32), scale.astype(np.float32), rows, settings
+    )
+
+
+def _column_products(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
+    """`[U, I], [U, I]` -> the product of each pair of columns, `[I]`, summed in float64."""
+    user = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.indptr))
+    products = sparse.data.astype(np.float64) * dense[user, sparse.indices]
+    return np.bincount(sparse.indices, weights=products, minlength=sparse.shape[1])
+
+
+def restore(state: dict[str, Any], settings: EASESettings, *, items: int) -> ItemWeights | UserWeights:
+    """The model whose `state()` that was."""
+    if "weights" in state:
+        return ItemWeights(state["weights"], settings)
+    rows = {name: np.asarray(array) for name, array in state["rows"].items()}
+    matrix = sp.csr_array((rows["data"], rows["indices"], rows["indptr"]), shape=(len(rows["indptr"]) - 1, items))
+    return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), matrix, settings)
+
+
+EASE = Family(EASESettings, fit, restore, is_network=False)
+EDLAE = Family(EDLAESettings, fit, restore, is_network=False)
+RDLAE = Family(RDLAESettings, fit, restore, is_network=False)
+DAN = Family(DANSettings, fit, restore, is_network=False)

@@ -1,0 +1,80 @@
+"""The inverse of a large symmetric positive definite matrix in half the memory, by matrix products alone.
+
+LAPACK is called for blocks of `BLOCK` rows only, whatever the size of the matrix: its own factorisations of matrices of
+tens of thousands of rows are not equally sound in every build of BLAS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+BLOCK = 2048
+
+
+@partial(jax.jit, donate_argnums=0)
+def _subtract_product(panel: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
+    return panel - left @ right.T
+
+
+def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block: int = BLOCK) -> list[jax.Array]:
+    """The lower half of the inverse of a symmetric positive definite matrix A, block row by block row.
+
+    The sweep operator, a block of rows at a time: with `D` the inverse of the pivot block `A_kk`, every other block
+    becomes `A_ij - A_ik D A_kj`, then `A_ik` becomes `A_ik D` and `A_kk` becomes `-D`; after the last block A is minus
+    its inverse. It keeps symmetry, so that only blocks on and below the diagonal are kept and updated: `size^3`
+    multiplications and additions together, as Cholesky's factorisation and inversion take, all of them in products of
+    large blocks.
+
+    Args:
+      panel: `panel(start, stop)` -> rows `start` to `stop` of A up to column `stop`, `[stop - start, stop]` float32.
+      size: n, rows of A.
+      block: rows in a block.
+
+    Returns:
+      Block rows of the inverse, each `[rows, stop]` float32.
+
+    Raises:
+      numpy.linalg.LinAlgError: A is not positive definite in float32.
+    """
+    starts = range(0, size, block)
+    panels = [jnp.asarray(panel(start, min(start + block, size))) for start in starts]
+    for k, start in enumerate(starts):
+        stop = start + panels[k].shape[0]
+        inverse = _block_inverse(np.asarray(panels[k][:, start:stop]))
+        # Column block k of the symmetric matrix, above the pivot from its own row.
+        column = [panels[k][:, i * block : (i + 1) * block].T for i in range(k)]
+        column += [panels[i][:, start:stop] for i in range(k + 1, len(panels))]
+        scaled = [rows @ inverse for rows in column]
+        others = [i for i in range(len(panels)) if i != k]
+        panels[k] = jnp.concatenate([*(rows.T for rows in scaled[:k]), -inverse], axis=1)
+        zero = jnp.zeros_like(inverse)
+        right = jnp.concatenate([*column[:k], zero, *column[k:]])  # the pivot's own column is set below
+        for i, left in zip(others, scaled, strict=True):
+            panels[i] = _subtract_product(panels[i], left, right[: panels[i].shape[1]])
+            if i > k:
+                panels[i] = panels[i].at[:, start:stop].set(left)
+    return [-rows for rows in panels]
+
+
+def _block_inverse(pivot: np.ndarray) -> jax.Array:
+    factor = scipy.linalg.cho_factor(pivot.astype(np.float64), lower=True)
+    return jnp.asarray(scipy.linalg.cho_solve(factor, np.eye(len(pivot))), dtype=jnp.float32)
+
+
+def whole(panels: list[jax.Array]) -> np.ndarray:
+    """Block rows of the lower half -> the symmetric matrix `[n, n]`."""
+    size = panels[-1].shape[1]
+    full = np.empty((size, size), dtype=np.float32)
+    start = 0
+    for rows in panels:
+        stop = rows.shape[1]
+        full[start:stop, :stop] = rows
+        full[:start, start:stop] = full[start:stop, :start].T
+        start = stop
+    return full

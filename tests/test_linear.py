@@ -1,0 +1,122 @@
+"""The closed-form linear autoencoders against a slow dense twin, both sides, every option."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from aejax import solve
+from aejax.errors import InputError
+from aejax.interactions import Histories
+from aejax.matrix import user_item_matrix
+from aejax.models import linear
+from aejax.models.linear import DANSettings, EASESettings, EDLAESettings, RDLAESettings
+
+
+def slow_twin(lines, settings):
+    """Scores `[U, I]` of all users of `lines`, in float64, by quadratic programs solved column by column."""
+    x = user_item_matrix(lines, settings.values).toarray().astype(np.float64)
+    y = user_item_matrix(lines, settings.targets or settings.values).toarray().astype(np.float64)
+    count = x.shape[1]
+    customers = np.maximum((x > 0).sum(0), 1)
+    weight = np.diag((x > 0).sum(1) ** -float(settings.user_power))
+    gram = x.T @ weight @ x
+    ridge = settings.l2 * customers**settings.l2_power
+    ridge = ridge + settings.dropout / (1 - settings.dropout) * np.diag(gram)
+    system, right = gram + np.diag(ridge), x.T @ weight @ y
+    b = np.linalg.solve(system, right)
+    for j in range(count):
+        if b[j, j] > settings.xi or not settings.xi:
+            # minimise with the equality b_j = xi: bordered normal equations
+            bordered = np.zeros((count + 1, count + 1))
+            bordered[:count, :count] = system
+            bordered[count, j] = bordered[j, count] = 1.0
+            b[:, j] = np.linalg.solve(bordered, [*right[:, j], settings.xi])[:count]
+    scale = customers**settings.item_power
+    return (x * scale) @ b / scale
+
+
+OPTIONS = [
+    EASESettings(l2=5.0),
+    EASESettings(l2=5.0, values="log1p-orders"),
+    EASESettings(l2=5.0, values="orders", targets="binary"),
+    EASESettings(l2=5.0, user_power=0.5),
+    EASESettings(l2=0.5, l2_power=1.0),
+    EASESettings(l2=5.0, item_power=-0.4),
+    EDLAESettings(l2=5.0, dropout=0.5),
+    RDLAESettings(l2=1.0, dropout=0.1, xi=0.1),
+    RDLAESettings(l2=1.0, dropout=0.1, xi=0.1, values="orders", targets="binary", user_power=0.7),
+    DANSettings(l2=0.5, dropout=0.2),
+]
+
+
+@pytest.mark.parametrize("settings", OPTIONS)
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_both_sides_equal_the_dense_twin(tiny_lines, settings, side):
+    model = linear.fit(tiny_lines, dataclasses.replace(settings, side=side))
+    users = np.arange(len(tiny_lines.users))
+    scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
+    assert scores.shape == (len(users), len(tiny_lines.items))
+    np.testing.assert_allclose(scores, slow_twin(tiny_lines, settings), atol=1e-4)
+
+
+def test_every_option_changes_the_scores(tiny_lines):
+    scores = [slow_twin(tiny_lines, settings) for settings in OPTIONS]
+    for i, one in enumerate(scores):
+        for other in scores[:i]:
+            assert np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("side", ["items", "users"])
+def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(tiny_lines, side):
+    settings = DANSettings(side=side)
+    lines = tiny_lines.take(tiny_lines.user != 3)
+    model = linear.fit(lines, settings)
+    again = linear.restore(model.state(), settings, items=len(lines.items))
+    batch = model.encode(Histories(tiny_lines, None))
+    scores = np.asarray(model.scores(batch))
+    assert np.isfinite(scores).all()
+    assert np.array_equal(scores, np.asarray(again.scores(again.encode(Histories(tiny_lines, None)))))
+
+
+def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_array(tiny_lines):
+    model = linear.fit(tiny_lines, EASESettings())
+    assert isinstance(model, linear.ItemWeights)  # 30 products, 60 customers
+    few = tiny_lines.take(tiny_lines.user < 10)
+    model = linear.fit(few, EASESettings())
+    assert isinstance(model, linear.UserWeights)
+    assert model.answers.shape == (10, 30) and model.rows.shape == (10, 30)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 29])
+def test_the_blocked_inverse_is_the_inverse(size):
+    rng = np.random.default_rng(size)
+    half = rng.normal(size=(size, size + 3))
+    matrix = (half @ half.T + np.eye(size)).astype(np.float32)
+    panels = solve.inverse_panels(lambda start, stop: matrix[start:stop, :stop], size, block=8)
+    assert [panel.shape for panel in panels] == [
+        (min(8, size - start), min(start + 8, size)) for start in range(0, size, 8)
+    ]
+    np.testing.assert_allclose(solve.whole(panels), np.linalg.inv(matrix.astype(np.float64)), atol=1e-5)
+
+
+def test_a_matrix_that_is_not_positive_definite_is_refused():
+    matrix = -np.eye(5, dtype=np.float32)
+    with pytest.raises(np.linalg.LinAlgError):
+        solve.inverse_panels(lambda start, stop: matrix[start:stop, :stop], 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"l2": 0.0}, "l2 is 0"),
+        ({"l2": -1.0}, "l2 is -1"),
+        ({"dropout": 1.0}, "dropout is 1"),
+        ({"xi": -0.1}, "xi -0.1"),
+        ({"side": "item"}, 'did you mean "items"'),
+        ({"targets": "order"}, 'did you mean "orders"'),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        EASESettings(**changes)
