@@ -184,7 +184,7 @@ def test_a_wrong_type_is_named_with_what_was_expected(name, setting, value, mess
     [
         ("ae", "epochs", "0", "epochs is 0; expected 1 or more"),
         ("ae", "batch_size", "-3", "batch_size is -3; expected 1 or more"),
-        ("ae", "learning_rate", "nan", "learning_rate is nan"),
+        ("ae", "learning_rate", "nan", 'learning_rate of model ae is "nan"; expected a finite number'),
         ("ae", "half_life", "0", r"half_life 0\.0; expected more than 0"),
         ("ae", "hidden", "", r"hidden is \(\); expected at least one size"),
         ("vae", "likelihood", "poisson", 'likelihood is "poisson"; expected bernoulli or mse'),

@@ -140,7 +140,7 @@ def fit(
 
     Args:
       data: the folder with the data.
-      model: popularity, ae, vae, multdae or multvae.
+      model: popularity, ae, vae, multdae, multvae, ease, edlae, rdlae or dan.
       common: shared options.
       run: the run directory; default checkpoints/DATA-MODEL-SPLIT-sSEED.
       seed: seed of the training.

@@ -230,7 +230,7 @@ def fit(train: Interactions, settings: EASESettings) -> ItemWeights | UserWeight
 
 
 def _scale_rows(matrix: sp.csr_array, factor: np.ndarray) -> sp.csr_array:
-    scaled = matrix.astype(np.float32)
+    scaled = sp.csr_array(matrix, dtype=np.float32, copy=True)
     scaled.data *= np.repeat(factor, np.diff(matrix.indptr)).astype(np.float32)
     return scaled
 
