@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics
+from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics, trial_line
 from aejax.errors import InputError
 
 if TYPE_CHECKING:
@@ -312,6 +312,59 @@ def compare(
     )
 
 
+def tune(
+    data: Data,
+    model: str,
+    common: tyro.conf.OmitArgPrefixes[Common],
+    trials: int = 20,
+    run: Path | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Search a model's settings on the validation part alone; fit --settings RUN/settings.json takes them.
+
+    Args:
+      data: the folder with the data.
+      model: the model; what --set or --settings give is fixed, the rest of its search space is searched.
+      common: shared options.
+      trials: how many settings to try, the given ones first.
+      run: the directory for trials.jsonl and settings.json; default checkpoints/DATA-MODEL-SPLIT-tune.
+      seed: seed of the training.
+      resume: go on with an interrupted search.
+      overwrite: replace an existing directory.
+    """
+    from aejax import datasets, experiment
+    from aejax.config import RunConfig, TrainingConfig
+    from aejax.split import resolve_protocol
+
+    given = {**common.stored_settings().get(model, {}), **common.given_settings()}
+    config = RunConfig(
+        common.data_config(data), common.split_config(), TrainingConfig(seed, common.device), model, given
+    )
+    console = make_console()
+    dataset = None if resume and run else datasets.read(data, min_rating=common.min_rating)
+    if run is None:
+        assert dataset is not None
+        protocol = resolve_protocol(dataset.interactions, common.split)
+        run = Path("checkpoints") / f"{data.resolve().name}-{model}-{protocol}-tune"
+    with EpochProgress(console) as progress:
+        best = experiment.tune(
+            config,
+            run,
+            trials=trials,
+            dataset=None if resume else dataset,
+            overwrite=overwrite,
+            resume=resume,
+            on_trial=lambda record: console.print(trial_line(record), highlight=False, markup=False),
+            on_epoch=lambda number, record: progress.epoch(f"trial {number}", record),
+        )
+    console.print(
+        f"Trial {best['trial']} was best on validation, ndcg@100 {best['validation']:.4f}.\n"
+        f"Use it: aejax fit {data} --model {model} --settings {run / 'settings.json'}"
+    )
+
+
 COMMANDS = {
     "data": data,
     "check": check,
@@ -320,6 +373,7 @@ COMMANDS = {
     "recommend": recommend,
     "similar": similar,
     "compare": compare,
+    "tune": tune,
 }
 
 

@@ -97,3 +97,13 @@ def print_comparison(console: Console, result: Mapping[str, Any]) -> None:
         "average were among the customer's held-out purchases"
         + (f"; by {first} {hits[first]:.2f}." if best != first else ".")
     )
+
+
+def trial_line(record: Mapping[str, Any]) -> str:
+    """A trial of `tune` in one line."""
+    end = f"{record['validation']:.4f}" if record["state"] == "complete" else record["state"]
+    settings = " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in record["settings"].items()
+    )
+    return f"trial {record['trial']:3d}  {end:8s}  {settings}  {record.get('message', '')}".rstrip()

@@ -12,6 +12,7 @@ from aejax.experiment.loading import (
     write_recommendations,
 )
 from aejax.experiment.preparing import Prepared, on_device, prepare, prepare_dataset, titles
+from aejax.experiment.tuning import tune
 
 __all__ = [
     "Comparison",
@@ -33,6 +34,7 @@ __all__ = [
     "read_customers",
     "recommend",
     "titles",
+    "tune",
     "write_comparison",
     "write_recommendations",
 ]

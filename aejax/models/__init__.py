@@ -6,7 +6,7 @@ A model knows purchases and keys. It knows no file, protocol or metric, and no o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -31,11 +31,28 @@ class Model(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Range:
+    """A number to search for, from `low` to `high`; whole where both are; evenly in its logarithm with `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of several texts to search for, each as `--set` takes it."""
+
+    options: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """What the registry knows of a model.
 
     Attributes:
       settings: its frozen dataclass of settings, defaults included.
+      search: setting -> where `tune` looks for it; empty where there is nothing to tune.
       fit: `fit(train, settings)` for a closed form or a rule; `fit(train, settings, key=, validate=, on_epoch=,
         resume=)` for a network (see `aejax.network.fit_network`). Returns a `Model`.
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
@@ -43,6 +60,7 @@ class Family:
     """
 
     settings: type
+    search: Mapping[str, Range | Choice]
     fit: Callable[..., Model]
     restore: Callable[..., Model]
     is_network: bool

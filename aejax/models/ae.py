@@ -21,7 +21,7 @@ from aejax import losses
 from aejax.batching import Batch, densify
 from aejax.errors import InputError
 from aejax.interactions import Interactions
-from aejax.models import Family
+from aejax.models import Choice, Family, Range
 from aejax.network import Network, NetworkSettings, fit_network, restore_network
 
 
@@ -75,4 +75,9 @@ def restore(state: dict[str, Any], settings: AESettings, *, items: int) -> Netwo
     return restore_network(build, state, items=items, settings=settings, unit=True)
 
 
-FAMILY = Family(AESettings, fit, restore, is_network=True)
+SEARCH = {
+    "hidden": Choice(("128,64,32", "128", "512,128", "600")),
+    "batch_size": Choice(("50", "100", "250", "500")),
+    "learning_rate": Range(1e-4, 1e-2, log=True),
+}
+FAMILY = Family(AESettings, SEARCH, fit, restore, is_network=True)

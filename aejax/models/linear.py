@@ -51,7 +51,7 @@ from aejax.batching import Batch, densify, pad_rows
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import check_values, history_matrix, user_item_matrix
-from aejax.models import Family
+from aejax.models import Family, Range
 
 SIDES = ("auto", "items", "users")
 
@@ -311,7 +311,15 @@ def restore(state: dict[str, Any], settings: EASESettings, *, items: int) -> Ite
     return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), matrix, settings)
 
 
-EASE = Family(EASESettings, fit, restore, is_network=False)
-EDLAE = Family(EDLAESettings, fit, restore, is_network=False)
-RDLAE = Family(RDLAESettings, fit, restore, is_network=False)
-DAN = Family(DANSettings, fit, restore, is_network=False)
+_RIDGE = {"l2": Range(1.0, 10_000.0, log=True), "user_power": Range(0.0, 1.0)}
+_DROPOUT = {**_RIDGE, "dropout": Range(0.0, 0.8)}
+EASE = Family(EASESettings, _RIDGE, fit, restore, is_network=False)
+EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, is_network=False)
+RDLAE = Family(RDLAESettings, {**_DROPOUT, "xi": Range(0.0, 0.8)}, fit, restore, is_network=False)
+DAN = Family(
+    DANSettings,
+    {**_DROPOUT, "l2": Range(0.1, 1_000.0, log=True), "item_power": Range(0.0, 0.6)},
+    fit,
+    restore,
+    is_network=False,
+)

@@ -36,7 +36,7 @@ from aejax import losses
 from aejax.batching import Batch, densify
 from aejax.errors import InputError
 from aejax.interactions import Interactions
-from aejax.models import Family
+from aejax.models import Choice, Family, Range
 from aejax.network import Network, NetworkSettings, fit_network, restore_network
 
 
@@ -209,5 +209,20 @@ def restore(state: dict[str, Any], settings: MultDAESettings, *, items: int) -> 
     return restore_network(partial(_build(settings), items), state, items=items, settings=settings, unit=False)
 
 
-MULTDAE = Family(MultDAESettings, fit, restore, is_network=True)
-MULTVAE = Family(MultVAESettings, fit, restore, is_network=True)
+_SHARED = {
+    "hidden": Choice(("", "300", "600")),
+    "latent_dim": Range(32, 400, log=True),
+    "dropout": Range(0.2, 0.8),
+    "batch_size": Choice(("50", "100", "250", "500")),
+    "learning_rate": Range(3e-4, 5e-3, log=True),
+}
+MULTDAE = Family(
+    MultDAESettings, {**_SHARED, "weight_decay": Range(1e-3, 1.0, log=True)}, fit, restore, is_network=True
+)
+MULTVAE = Family(
+    MultVAESettings,
+    {**_SHARED, "anneal_cap": Range(0.05, 1.0, log=True), "anneal_steps": Range(1_000, 200_000, log=True)},
+    fit,
+    restore,
+    is_network=True,
+)

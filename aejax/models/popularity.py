@@ -63,4 +63,4 @@ def restore(state: dict[str, jax.Array], settings: PopularitySettings, *, items:
     return Popularity(state["customers"])
 
 
-FAMILY = Family(PopularitySettings, fit, restore, is_network=False)
+FAMILY = Family(PopularitySettings, {}, fit, restore, is_network=False)

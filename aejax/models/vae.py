@@ -22,7 +22,7 @@ from aejax import losses
 from aejax.batching import Batch, densify
 from aejax.errors import InputError
 from aejax.interactions import Interactions
-from aejax.models import Family
+from aejax.models import Choice, Family, Range
 from aejax.network import Network, NetworkSettings, fit_network, restore_network
 
 
@@ -115,4 +115,11 @@ def restore(state: dict[str, Any], settings: VAESettings, *, items: int) -> Netw
     return restore_network(build, state, items=items, settings=settings, unit=True)
 
 
-FAMILY = Family(VAESettings, fit, restore, is_network=True)
+SEARCH = {
+    "hidden": Choice(("", "128", "128,64", "600")),
+    "latent_dim": Range(16, 256, log=True),
+    "batch_size": Choice(("50", "100", "250", "500")),
+    "learning_rate": Range(3e-4, 1e-2, log=True),
+    "kl_weight": Range(0.01, 1.0, log=True),
+}
+FAMILY = Family(VAESettings, SEARCH, fit, restore, is_network=True)

@@ -1,0 +1,268 @@
+r"""Neighbourhood models: `itemknn`, `userknn` and `rp3beta`, baselines that are hard to beat when they are tuned.
+
+X is the user-item matrix `[U, I]`, x a customer's row.
+
+* `itemknn`: scores `x S`, `S_ij = x_i . x_j / (|x_i| |x_j| + shrink)` for i != j, of which every product i keeps the
+  `neighbours` largest. Sarwar et al. (2001), Item-based collaborative filtering recommendation algorithms; the
+  shrinkage is Bell and Koren's (2007). `power` sharpens: similarities are raised to it.
+* `userknn`: the same between customers: the sum of the rows of the `neighbours` most similar customers of train,
+  weighted by similarity. A customer of train is their own nearest neighbour, which adds only what they have bought.
+* `rp3beta`: the walk customer -> product -> customer -> product, `S = (D_i^-1 X')^alpha (D_u^-1 X)^alpha` with each
+  transition probability raised to `alpha`, and popular products pushed down: `S_ij / n_j^beta`. Paudel et al. (2017),
+  Updatable, accurate, diverse, and scalable recommendations for interactive applications, eq. 5. As published, the
+  first step from the customer is uniform and does not change the order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+
+from aejax.batching import Batch, pad_rows
+from aejax.errors import InputError
+from aejax.interactions import Histories, Interactions
+from aejax.matrix import check_values, history_matrix, user_item_matrix
+from aejax.models import Family, Range
+
+BLOCK = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemKNNSettings:
+    """Settings of `itemknn` and `userknn`.
+
+    Attributes:
+      values: value transform of the rows, one of `aejax.matrix.VALUES`.
+      half_life: days, for `values=recency`.
+      neighbours: how many are kept.
+      shrink: added to the denominator; weakens similarities that few purchases carry.
+      power: similarities are raised to it.
+    """
+
+    values: str = "binary"
+    half_life: float = 180.0
+    neighbours: int = 100
+    shrink: float = 10.0
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_values(self.values)
+        if self.neighbours < 1:
+            raise InputError(f"neighbours is {self.neighbours}; expected 1 or more")
+        if not self.shrink >= 0 or not self.power > 0 or not self.half_life > 0:
+            raise InputError(
+                f"shrink is {self.shrink:g}, power {self.power:g} and half_life {self.half_life:g}; expected shrink of "
+                "0 or more and the others above 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class RP3BetaSettings:
+    """Settings of `rp3beta`.
+
+    Attributes:
+      values: value transform of the rows, one of `aejax.matrix.VALUES`.
+      half_life: days, for `values=recency`.
+      neighbours: how many products each product leads to.
+      alpha: power of the transition probabilities.
+      beta: power of the popularity that scores are divided by.
+    """
+
+    values: str = "binary"
+    half_life: float = 180.0
+    neighbours: int = 100
+    alpha: float = 1.0
+    beta: float = 0.6
+
+    def __post_init__(self) -> None:
+        check_values(self.values)
+        if self.neighbours < 1:
+            raise InputError(f"neighbours is {self.neighbours}; expected 1 or more")
+        if not self.alpha > 0 or not self.half_life > 0:
+            raise InputError(f"alpha is {self.alpha:g} and half_life {self.half_life:g}; expected more than 0")
+
+
+@partial(jax.jit, static_argnames="count")
+def _weighted_rows(rows: Batch, batch: Batch, count: int) -> jax.Array:
+    """Sum over a batch row's entries l of value_l times the stored row of entry l: `[B, count]`.
+
+    The stored rows `[R, k]` have an empty one at the end, for the padding of the batch.
+    """
+
+    def one(entry: Batch) -> jax.Array:
+        index, value = rows.items[entry.items], rows.values[entry.items] * entry.values[:, None]
+        return jnp.zeros(count).at[index.ravel()].add(value.ravel(), mode="drop")
+
+    return jax.lax.map(one, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemNeighbours:
+    """Products with the products that they lead to.
+
+    Attributes:
+      rows: `[I + 1, k]`, neighbours and weights of each product, and an empty row for padding.
+      settings: of the value transform.
+    """
+
+    rows: Batch
+    settings: ItemKNNSettings | RP3BetaSettings
+
+    def encode(self, histories: Histories) -> Batch:
+        """Histories of n customers -> a padded batch on the host."""
+        return pad_rows(history_matrix(histories, self.settings.values, half_life=self.settings.half_life))
+
+    def scores(self, batch: Batch) -> jax.Array:
+        """A batch of B users -> scores `[B, I]`, higher is better."""
+        return _weighted_rows(self.rows, batch, len(self.rows.items) - 1)
+
+    def state(self) -> dict[str, jax.Array]:
+        """What a run stores of it."""
+        return self.rows._asdict()
+
+
+def _with_empty_row(matrix: sp.csr_array) -> Batch:
+    padded = pad_rows(matrix, rows=matrix.shape[0] + 1)
+    return Batch(jnp.asarray(padded.items), jnp.asarray(padded.values))
+
+
+@partial(jax.jit, static_argnames="k")
+def _largest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    return jax.lax.top_k(values, k)
+
+
+def _keep_largest(matrix_rows: Iterable[sp.csr_array], k: int) -> sp.csr_array:
+    """The k largest positive entries of every row, ties by column; the rows come in blocks."""
+    blocks = []
+    for block in matrix_rows:
+        values, columns = jax.device_get(_largest(jnp.asarray(block.toarray()), min(k, block.shape[1])))
+        row = np.repeat(np.arange(block.shape[0]), values.shape[1])
+        kept = values.ravel() > 0
+        blocks.append(sp.csr_array((values.ravel()[kept], (row[kept], columns.ravel()[kept])), shape=block.shape))
+    return sp.csr_array(sp.vstack(blocks, format="csr"))
+
+
+def _item_rows(
+    matrix: sp.csr_array, columns: sp.csr_array, k: int, weigh: Callable[[sp.coo_array, int], None]
+) -> Batch:
+    """The k largest of every row of `columns matrix`, `[I, U] [U, I]`, weighed in place, without the diagonal."""
+
+    def blocks() -> Iterable[sp.csr_array]:
+        for start in range(0, columns.shape[0], BLOCK):
+            block = sp.coo_array(columns[start : start + BLOCK] @ matrix)
+            weigh(block, start)
+            block.data[block.coords[0] + start == block.coords[1]] = 0.0
+            yield sp.csr_array(block)
+
+    return _with_empty_row(_keep_largest(blocks(), k))
+
+
+def _norms(matrix: sp.csr_array, axis: int) -> np.ndarray:
+    return np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=axis), dtype=np.float64)).ravel()
+
+
+def fit_itemknn(train: Interactions, settings: ItemKNNSettings) -> ItemNeighbours:
+    """Similarities of all products, block by block."""
+    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    norms = _norms(matrix, 0)
+
+    def weigh(block: sp.coo_array, start: int) -> None:
+        row, column = block.coords
+        block.data /= norms[row + start] * norms[column] + settings.shrink
+        block.data **= settings.power
+
+    rows = _item_rows(matrix, sp.csr_array(matrix.T), settings.neighbours, weigh)
+    return ItemNeighbours(rows, settings)
+
+
+def fit_rp3beta(train: Interactions, settings: RP3BetaSettings) -> ItemNeighbours:
+    """Transition probabilities of all products, block by block."""
+    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    steps = []
+    for start in (matrix, sp.csr_array(matrix.T)):
+        step = start.copy()
+        step.data /= np.repeat(np.maximum(start.sum(axis=1), np.finfo(np.float32).tiny), np.diff(start.indptr))
+        step.data **= settings.alpha
+        steps.append(step)
+    customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
+
+    def weigh(block: sp.coo_array, start: int) -> None:
+        del start
+        block.data /= customers[block.coords[1]] ** settings.beta
+
+    return ItemNeighbours(_item_rows(steps[0], steps[1], settings.neighbours, weigh), settings)
+
+
+def restore_items(
+    state: dict[str, jax.Array], settings: ItemKNNSettings | RP3BetaSettings, *, items: int
+) -> ItemNeighbours:
+    """The model whose `state()` that was."""
+    del items
+    return ItemNeighbours(Batch(**state), settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class UserNeighbours:
+    """The customers of train.
+
+    Attributes:
+      matrix: `[U, I]`, their rows.
+      rows: `[U + 1, L]`, the same padded, with an empty row for the padding of a batch.
+      settings: of similarity and value transform.
+    """
+
+    matrix: sp.csr_array
+    rows: Batch
+    settings: ItemKNNSettings
+
+    def encode(self, histories: Histories) -> Batch:
+        """Histories of n customers -> their nearest customers of train with similarities, padded."""
+        own = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        overlap = sp.coo_array(own @ self.matrix.T)
+        row, column = overlap.coords
+        overlap.data /= _norms(own, 1)[row] * _norms(self.matrix, 1)[column] + self.settings.shrink
+        overlap.data **= self.settings.power
+        return pad_rows(_keep_largest([sp.csr_array(overlap)], self.settings.neighbours))
+
+    def scores(self, batch: Batch) -> jax.Array:
+        """A batch of B users -> scores `[B, I]`, higher is better."""
+        return _weighted_rows(self.rows, batch, self.matrix.shape[1])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a run stores of it."""
+        return {name: np.asarray(getattr(self.matrix, name)) for name in ("indptr", "indices", "data")}
+
+
+def fit_userknn(train: Interactions, settings: ItemKNNSettings) -> UserNeighbours:
+    """Keep the customers who bought something."""
+    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = sp.csr_array(matrix[np.diff(matrix.indptr) > 0])
+    return UserNeighbours(matrix, _with_empty_row(matrix), settings)
+
+
+def restore_users(state: dict[str, Any], settings: ItemKNNSettings, *, items: int) -> UserNeighbours:
+    """The model whose `state()` that was."""
+    parts = {name: np.asarray(array) for name, array in state.items()}
+    shape = (len(parts["indptr"]) - 1, items)
+    matrix = sp.csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
+    return UserNeighbours(matrix, _with_empty_row(matrix), settings)
+
+
+_NEIGHBOURS = {"neighbours": Range(10, 1000, log=True)}
+_KNN = {**_NEIGHBOURS, "shrink": Range(0.1, 1000.0, log=True), "power": Range(0.5, 3.0)}
+ITEMKNN = Family(ItemKNNSettings, _KNN, fit_itemknn, restore_items, is_network=False)
+USERKNN = Family(ItemKNNSettings, _KNN, fit_userknn, restore_users, is_network=False)
+RP3BETA = Family(
+    RP3BetaSettings,
+    {**_NEIGHBOURS, "alpha": Range(0.3, 2.0), "beta": Range(0.0, 1.2)},
+    fit_rp3beta,
+    restore_items,
+    is_network=False,
+)
