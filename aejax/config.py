@@ -64,6 +64,8 @@ class SplitConfig:
                 f"--repeat include has no meaning under --split {self.protocol}, whose targets are never in the "
                 f"inputs; use one of {', '.join(REPEAT_PROTOCOLS)}"
             )
+        if self.test_share != SplitConfig.test_share and self.protocol not in (None, "time"):
+            raise InputError(f"--test-share belongs to --split time, not to {self.protocol}")
         if self.cut is not None:
             if self.protocol not in (None, "time"):
                 raise InputError(f"--cut {self.cut} belongs to --split time, not to --split {self.protocol}")

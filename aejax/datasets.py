@@ -15,12 +15,10 @@ import pyarrow.compute as pc
 
 from aejax import quality
 from aejax.errors import InputError
-from aejax.interactions import Dataset, Interactions
+from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions
 from aejax.quality import Dropped, FileAccount, counted
 from aejax.tables import read_shop, text, values
 from aejax.tables.text import TextFile
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
 
 _EXPECTED = (
     "customers.csv, orders.csv and products.csv (a shop); train.txt and test.txt (LightGCN); NAME.inter, or "
@@ -256,10 +254,8 @@ def _assemble(
     for reason, broken in dropped.items():
         dropped[reason] = broken & ~gone
         gone |= broken
-    merged, earlier = _repeated(user, item, file_of_row, at, np.flatnonzero(~gone))
-    for index, file in enumerate(files):
-        dropped[f"also in {file.path.name}"] = earlier == index
-    kept = np.flatnonzero(~gone & ~merged & (earlier < 0))
+    merged = _repeated(user, item, file_of_row, at, np.flatnonzero(~gone))
+    kept = np.flatnonzero(~gone & ~merged)
     users, items = user.take(kept).vocabulary(), item.take(kept).vocabulary()
     lines = Interactions(
         user=users[0],
@@ -299,8 +295,10 @@ def _assemble(
 
 def _repeated(
     user: text.Coded, item: text.Coded, file_of_row: np.ndarray, at: np.ndarray | None, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that repeat a pair.
+) -> np.ndarray:
+    """Rows that repeat a pair within their file: `[N]` bool. The earliest by date, else the first, is kept.
+
+    A pair of two files stays in both: under `--repeat include` it is a target like any other.
 
     Args:
       user: `[N]`.
@@ -308,28 +306,15 @@ def _repeated(
       file_of_row: `[N]` the files, train first.
       at: `[N]` or None.
       rows: the rows that count.
-
-    Returns:
-      `[N]` whether the pair stands in another row of the same file, which is kept, and `[N]` the index of the earlier
-      file that has the pair, or -1.
     """
-    merged = np.zeros(len(file_of_row), dtype=bool)
-    earlier = np.full(len(file_of_row), -1, dtype=np.int8)
     pair = user.codes[rows].astype(np.int64) * len(item.values) + item.codes[rows]
-    in_order = np.sort(pair)
-    again = in_order[1:][in_order[1:] == in_order[:-1]]
-    if len(again) == 0:
-        return merged, earlier
-    among = np.flatnonzero(np.isin(pair, again))
-    rows, pair = rows[among], pair[among]
-    order = np.lexsort((*(() if at is None else (at[rows],)), file_of_row[rows], pair))
+    dates = () if at is None else (at[rows],)
+    order = np.lexsort((*dates, file_of_row[rows], pair))
     rows, pair = rows[order], pair[order]
-    starts = np.concatenate([[True], pair[1:] != pair[:-1]])
-    first_file = file_of_row[rows[starts]][np.cumsum(starts) - 1]
-    later_file = file_of_row[rows] > first_file
-    earlier[rows[later_file]] = first_file[later_file]
-    merged[rows[~starts & ~later_file]] = True
-    return merged, earlier
+    again = (pair[1:] == pair[:-1]) & (file_of_row[rows[1:]] == file_of_row[rows[:-1]])
+    merged = np.zeros(len(file_of_row), dtype=bool)
+    merged[rows[1:][again]] = True
+    return merged
 
 
 def _account(file: _Pairs, own: np.ndarray, merged: np.ndarray, dropped: dict[str, np.ndarray]) -> FileAccount:
@@ -359,12 +344,16 @@ def _products(ids: list[str], titles: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _unprepared(lines: Interactions) -> list[str]:
-    """A warning where the test part has users or items that the train part does not know."""
+    """Warnings of a test part: users or items that train does not know, and pairs that train has already."""
     if lines.part is None:
         return []
     train, test = lines.take(lines.part == TRAIN), lines.take(lines.part == TEST)
     users = len(np.setdiff1d(test.user, train.user))
     items = len(np.setdiff1d(test.item, train.item))
-    return [f"{counted(users, 'user')} of the test part without anything to train on; left out of its figures"] * (
-        users > 0
-    ) + [f"{counted(items, 'item')} of the test part never seen in training; no model can find them"] * (items > 0)
+    pairs = int(np.isin(test.pair, train.pair).sum())
+    found = {
+        f"{counted(users, 'user')} of the test part without anything to train on; left out of its figures": users,
+        f"{counted(items, 'item')} of the test part never seen in training; no model can find them": items,
+        f"{counted(pairs, 'row')} of the test part also in the train part; targets under --repeat include only": pairs,
+    }
+    return [warning for warning, count in found.items() if count]

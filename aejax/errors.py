@@ -10,6 +10,10 @@ class InputError(ValueError):
     """The data or the arguments are at fault. The message names the value, the place and the remedy."""
 
 
+class StorageError(InputError):
+    """A file could not be written. What was kept before it is sound, and what was interrupted may be resumed."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean "x"? Known: a, b, c` for the message of an unknown name."""
     known = sorted(known)

@@ -15,6 +15,8 @@ import pandas as pd
 
 from aejax.errors import InputError
 
+TRAIN, VALIDATION, TEST = 0, 1, 2  # of Interactions.part
+
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
@@ -79,6 +81,11 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.user)
 
+    @property
+    def pair(self) -> np.ndarray:
+        """`[N]` int64, `user * I + item`."""
+        return self.user.astype(np.int64) * len(self.items) + self.item
+
     def take(self, rows: np.ndarray | slice) -> Interactions:
         """These rows (a mask, positions or a slice), with the same vocabularies."""
         columns = ("user", "item", "quantity", "order", "at", "part")
@@ -139,7 +146,7 @@ def net_returns(lines: Interactions) -> Interactions:
     """
     if len(lines) == 0 or lines.quantity.min() > 0:
         return lines
-    pair = lines.user.astype(np.int64) * len(lines.items) + lines.item
+    pair = lines.pair
     affected = np.flatnonzero(np.isin(pair, pair[lines.quantity < 0]))
     # At one instant purchases come first: what is bought and returned in the same second is returned.
     keys = (
@@ -169,16 +176,21 @@ def net_returns(lines: Interactions) -> Interactions:
     return remaining.take(quantity > 0)
 
 
+def customers_of_products(bought: Interactions) -> np.ndarray:
+    """`[I]` how many customers have bought each product; returns are netted already."""
+    return np.bincount(np.unique(bought.pair) % len(bought.items), minlength=len(bought.items))
+
+
 def set_aside_rare(lines: Interactions, min_customers: int) -> Interactions:
     """Leave out products bought by fewer than `min_customers` customers (counted after returns), and then customers
-    without any purchase left. Vocabularies shrink to what remains.
+    who never bought one of those that stay. Vocabularies shrink to what remains.
+
+    A customer who sent everything back stays: before a cut, the returns after it have not happened.
 
     Raises:
       InputError: nothing is left.
     """
-    bought = net_returns(lines)
-    pair = np.unique(bought.user.astype(np.int64) * len(lines.items) + bought.item)
-    customers = np.bincount(pair % len(lines.items), minlength=len(lines.items)) if len(pair) else np.zeros(0)
+    customers = customers_of_products(net_returns(lines))
     items = np.flatnonzero(customers >= max(min_customers, 1))
     if len(items) == 0:
         most = int(customers.max()) if len(customers) else 0
@@ -186,7 +198,7 @@ def set_aside_rare(lines: Interactions, min_customers: int) -> Interactions:
             f"--min-customers {min_customers} leaves no product: the most bought one has {most} customers; "
             f"try --min-customers {max(most // 2, 1)}"
         )
-    users = np.unique(bought.user[np.isin(bought.item, items)])
+    users = np.unique(lines.user[(lines.quantity > 0) & np.isin(lines.item, items)])
     return reindex(lines, users, items)
 
 

@@ -134,7 +134,7 @@ def fit_network(
     validate: Callable[[Network], float] | None,
     on_epoch: Callable[[Progress, dict[str, float]], None],
     resume: Callable[[Progress], Progress],
-) -> Network:
+) -> tuple[Network, Progress]:
     """Train a module on every user of `train` that has a purchase.
 
     Args:
@@ -149,7 +149,7 @@ def fit_network(
       resume: given the progress before the first epoch, returns where to start: that, or a stored one.
 
     Returns:
-      The network of the best epoch.
+      The network of the best epoch, and the progress at the end.
     """
     items = len(train.items)
     init_key, train_key = jax.random.split(key)
@@ -189,4 +189,28 @@ def fit_network(
         validate=None if validate is None else lambda params: validate(network(params)),
         on_epoch=on_epoch,
     )
-    return network(progress.best_params)
+    return network(progress.best_params), progress
+
+
+def fit_and_restore(
+    build: Callable[[Any], Callable[..., nnx.Module]],
+    loss: Callable[[Any, int], Callable[..., jax.Array]],
+    *,
+    unit: bool,
+) -> tuple[Callable[..., tuple[Network, Progress]], Callable[..., Network]]:
+    """The `fit` and `restore` of a family of networks.
+
+    Args:
+      build: settings -> `build(items, rngs=...)` of its module.
+      loss: settings and the number of users trained on -> the loss that `fit_network` takes.
+      unit: divide inputs by each user's largest value.
+    """
+
+    def fit(train: Interactions, settings: NetworkSettings, **training: Any) -> tuple[Network, Progress]:
+        users = len(np.unique(train.user))
+        return fit_network(build(settings), loss(settings, users), train, settings, unit=unit, **training)
+
+    def restore(state: dict[str, Any], settings: NetworkSettings, *, items: int) -> Network:
+        return restore_network(partial(build(settings), items), state, items=items, settings=settings, unit=unit)
+
+    return fit, restore

@@ -17,8 +17,15 @@ import scipy.sparse as sp
 
 from aejax import batching, ranking
 from aejax.errors import InputError, nearest
-from aejax.interactions import Histories, Interactions, Vocabulary, histories_of, net_returns
-from aejax.matrix import history_matrix, user_item_matrix
+from aejax.interactions import (
+    Histories,
+    Interactions,
+    Vocabulary,
+    customers_of_products,
+    histories_of,
+    net_returns,
+)
+from aejax.matrix import history_matrix
 from aejax.models import Model
 
 COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
@@ -122,7 +129,7 @@ def best_items(
 
 def popularity_ranking(bought: Interactions) -> np.ndarray:
     """Products by number of customers, most first, ties by index: `[I]` records of `item` and `customers`."""
-    customers = user_item_matrix(bought).sum(axis=0)
+    customers = customers_of_products(bought)
     order = np.argsort(-customers, kind="stable")
     result = np.empty(len(order), dtype=[("item", np.int64), ("customers", np.float32)])
     result["item"], result["customers"] = order, customers[order]

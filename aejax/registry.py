@@ -68,7 +68,7 @@ def make_settings(name: str, given: Mapping[str, Any]) -> Any:
 
 
 def _parse(place: str, value: Any, kind: Any) -> Any:
-    """`value` (text or JSON) as `kind`: int, float, bool, str, tuple[int, ...], or one of them or None."""
+    """`value` (text or JSON) as `kind`: int, float, str, tuple[int, ...], or one of them or None."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         if value is None or value in ("none", "None"):
             return None
@@ -77,14 +77,12 @@ def _parse(place: str, value: Any, kind: Any) -> Any:
         if typing.get_origin(kind) is tuple:
             parts = value.strip("()[] ").split(",") if isinstance(value, str) else value
             return tuple(_parse(place, part, typing.get_args(kind)[0]) for part in parts if str(part).strip())
-        if kind is bool:
-            return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
         if kind is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
         if kind is float and not math.isfinite(float(value)):
             raise ValueError
         return kind(value)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError):
         is_tuple = typing.get_origin(kind) is tuple
         expected = "whole numbers such as 128,64" if is_tuple else {float: "a finite number"}.get(kind, kind.__name__)
         raise InputError(f'{place} is "{value}"; expected {expected}') from None

@@ -2,7 +2,8 @@
 
 A run `checkpoints/NAME` is made in `checkpoints/.NAME.unfinished`. Replacing an older run renames it to
 `.NAME.previous`, renames the new one to `NAME`, and only then deletes the old. `repair` finishes what a crash left
-between those steps, and every command calls it first. Nothing here is a pickle: JSON, Parquet and Orbax arrays.
+between those steps, and every command calls it first. While a folder grows it is locked, so that two commands never
+write one run. Nothing here is a pickle: JSON, Parquet and Orbax arrays.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ import pyarrow.parquet as pq
 
 import aejax
 from aejax.config import RunConfig
-from aejax.errors import InputError
+from aejax.errors import InputError, StorageError
 from aejax.interactions import Dataset, Interactions, Vocabulary
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 FORMAT = 1
+LOCK = ".lock"
 
 
 def unfinished_path(path: Path) -> Path:
@@ -46,7 +53,7 @@ def _previous_path(path: Path) -> Path:
 def repair(path: Path) -> None:
     """Finish or undo a replacement that a crash interrupted."""
     previous = _previous_path(path)
-    if previous.exists():
+    if path.name and previous.exists():
         if path.exists():
             shutil.rmtree(previous)
         else:
@@ -67,55 +74,106 @@ def writing(path: Path) -> Iterator[None]:
             errno.EACCES: "the folder may not be written; choose another folder or change its permissions",
             errno.EPERM: "the folder may not be written; choose another folder or change its permissions",
             errno.ENOTDIR: "a part of this path is a file; choose another folder",
+            errno.EISDIR: "it is a folder; choose another name",
         }
         if problem.errno not in remedies:
             raise
-        raise InputError(f"cannot write {path}: {remedies[problem.errno]}") from None
+        raise StorageError(f"cannot write {path}: {remedies[problem.errno]}") from None
 
 
-def stage(path: Path, *, overwrite: bool = False, resume: bool = False) -> Path:
-    """An empty folder (or, with `resume`, the one that was left) in which `path` can grow.
+def require_unfinished(path: Path) -> Path:
+    """The folder that an interrupted command left of `path`.
 
     Raises:
-      InputError: `path` exists and `overwrite` is not given, or there is nothing to resume, or it cannot be written.
+      InputError: there is none.
     """
-    with writing(path):
-        repair(path)
-        unfinished = unfinished_path(path)
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists; give --overwrite to replace it, or another --run or --out")
-        if resume:
-            if not (unfinished / "config.json").exists():
-                raise InputError(f"--resume finds no unfinished run of {path}; start it without --resume")
-            return unfinished
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-        unfinished.mkdir(parents=True)
-        return unfinished
+    if not (unfinished_path(path) / "config.json").exists():
+        raise InputError(f"--resume finds no unfinished run of {path}; start it without --resume")
+    return unfinished_path(path)
 
 
 @contextmanager
-def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill, put in the place of `path` when the block ends well and removed when it does not."""
-    unfinished = stage(path, overwrite=overwrite)
-    try:
-        yield unfinished
-    except BaseException:
-        remove(unfinished)
-        raise
-    publish(path)
+def whole_folder(path: Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+    """A folder to fill, put in the place of `path` when the block ends well.
 
+    When the block fails, a folder that can be resumed (it has a config.json) stays, unless the data or the arguments
+    were at fault; any other is removed.
 
-def publish(path: Path) -> None:
-    """Put the finished folder in its place, in place of an older one."""
+    Args:
+      path: the run, or the comparison.
+      overwrite: replace an older one, and forget an unfinished one.
+      resume: go on with the unfinished folder.
+
+    Raises:
+      InputError: `path` exists and `overwrite` is not given, or it is nothing that aejax wrote; an unfinished folder is
+        there and neither flag is given, or another command is filling it; or it cannot be written.
+    """
+    unfinished = unfinished_path(path)
     with writing(path):
         repair(path)
-        previous = _previous_path(path)
-        if path.exists():
-            path.rename(previous)
-        unfinished_path(path).rename(path)
-        if previous.exists():
-            shutil.rmtree(previous)
+        _require_replaceable(path, overwrite)
+        if resume:
+            lock = _lock(require_unfinished(path))
+        else:
+            if unfinished.exists():
+                os.close(_lock(unfinished))
+                if (unfinished / "config.json").exists() and not overwrite:
+                    raise InputError(
+                        f"{path} was started and not finished; give --resume to go on, or --overwrite to start again"
+                    )
+                shutil.rmtree(unfinished)
+            unfinished.mkdir(parents=True)
+            lock = _lock(unfinished)
+    try:
+        yield unfinished
+        with writing(path):
+            (unfinished / LOCK).unlink()
+            _publish(path)
+    except BaseException as problem:
+        at_fault = isinstance(problem, InputError) and not isinstance(problem, StorageError)
+        if at_fault or not (unfinished / "config.json").exists():
+            remove(unfinished)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _require_replaceable(path: Path, overwrite: bool) -> None:
+    if not path.name:
+        raise InputError(f"{path} cannot be a run; give --run or --out a new folder")
+    if odd := sorted(set("[]*?") & set(str(path.absolute()))):
+        raise InputError(f"{path}: Orbax cannot read what lies in a path with {odd[0]}; choose another --run or --out")
+    if not path.exists():
+        return
+    if not overwrite:
+        raise InputError(f"{path} exists; give --overwrite to replace it, or another --run or --out")
+    ours = any((path / name).exists() for name in ("config.json", "comparison.json"))
+    if not path.is_dir() or (not ours and any(path.iterdir())):
+        raise InputError(f"{path} is nothing that aejax wrote, so --overwrite leaves it; choose another --run or --out")
+
+
+def _lock(folder: Path) -> int:
+    """The descriptor of a locked file in the folder; the lock ends with the process that holds it."""
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"another command is writing {folder}; wait for it, or choose another --run or --out"
+        ) from None
+    return descriptor
+
+
+def _publish(path: Path) -> None:
+    """Put the finished folder in its place, in place of an older one."""
+    previous = _previous_path(path)
+    if path.exists():
+        path.rename(previous)
+    unfinished_path(path).rename(path)
+    if previous.exists():
+        shutil.rmtree(previous)
 
 
 def remove(path: Path) -> None:
@@ -158,6 +216,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; is {path.parent} a run directory?") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; expected a JSON file") from None
     except ValueError as problem:
         raise InputError(f"{path} is not JSON: {problem}") from None
 
@@ -189,7 +249,7 @@ def read_config(folder: Path) -> RunConfig:
 def environment(files: Sequence[Path]) -> dict[str, Any]:
     """Versions, device, git commit and SHA-256 of the data: what one must know to repeat a run."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pandas", "pyarrow", "orbax-checkpoint")
-    device = jax.devices()[0]
+    (device,) = jax.numpy.zeros(()).devices()
     return {
         "aejax": aejax.__version__,
         "git_commit": _git_commit(),
@@ -203,10 +263,19 @@ def environment(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the source tree that runs, where it is a git checkout."""
-    here = Path(__file__).parent
-    found = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    """The commit of the source tree that runs, where it is a git checkout of its own."""
+
+    def git(*arguments: str) -> str:
+        here = str(Path(__file__).parent)
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        own = Path(git("rev-parse", "--show-toplevel")).resolve() == Path(__file__).resolve().parent.parent
+        return git("rev-parse", "HEAD") if own else None
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _sha256(file: Path) -> str:

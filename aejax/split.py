@@ -12,10 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from aejax.errors import InputError
-from aejax.interactions import Histories, Interactions, histories_of, net_returns
+from aejax.interactions import TEST, TRAIN, VALIDATION, Histories, Interactions, histories_of, net_returns
 from aejax.matrix import user_item_matrix
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
 
 _NOTES = {
     "last-order": "other customers' orders after a customer's last order are visible to the model",
@@ -176,7 +174,7 @@ def _latest(lines: Interactions) -> np.ndarray | None:
 
 def _pairs(lines: Interactions) -> tuple[np.ndarray, np.ndarray]:
     """Distinct user-item pairs, sorted, as `user * I + item`, and each line's position among them."""
-    return np.unique(lines.user.astype(np.int64) * len(lines.items) + lines.item, return_inverse=True)
+    return np.unique(lines.pair, return_inverse=True)
 
 
 def _shuffled_rank(groups: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

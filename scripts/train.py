@@ -2,8 +2,9 @@
 
     python scripts/train.py data/prepared_data --split time --epochs 30
 
-It trains a Mult-VAE with the library's pieces (data, split, batches, loss, step, metrics), with no run directory,
-no early stopping and no refit. `aejax fit` does the same with all three.
+It trains a Mult-VAE with the library's pieces (data, split, batches, loss, step, metrics), for a given number of epochs
+and with the weight of the KL term growing over the first half of them. `aejax fit` adds what this leaves out:
+validation, early stopping, the refit, and a run directory.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from aejax.interactions import set_aside_rare
 from aejax.matrix import user_item_matrix
 from aejax.models.multvae import MultAE, drop_inputs, unit_norm
 from aejax.network import Network, NetworkSettings
-from aejax.split import resolve_protocol, split
+from aejax.split import resolve_protocol
+from aejax.split import split as cut
 from aejax.training import TrainState, init_state, train_step
 
 
 def main(
     data: tyro.conf.Positional[Path],
-    split_by: str | None = None,
+    split: str | None = None,
     min_customers: int = 10,
     hidden: int = 600,
     latent_dim: int = 200,
@@ -45,7 +47,7 @@ def main(
 
     Args:
       data: three CSV files of a shop, or a public data set.
-      split_by: a protocol; default: the strongest that the data carry.
+      split: a protocol; default: the strongest that the data carry.
       min_customers: set rarer products aside.
       hidden: size of the layers around the code.
       latent_dim: size of the code.
@@ -58,7 +60,7 @@ def main(
     """
     # Data: order lines -> a split -> the user-item matrix of its train part, on the device.
     lines = set_aside_rare(datasets.read(data).interactions, min_customers)
-    parts = split(lines, protocol=resolve_protocol(lines, split_by), seed=seed)
+    parts = cut(lines, protocol=resolve_protocol(lines, split), seed=seed)
     train = user_item_matrix(parts.refit if parts.refit is not None else parts.train)
     train = train[train.sum(axis=1) > 0]
     users, items = train.shape

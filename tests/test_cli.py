@@ -1,14 +1,17 @@
 """The commands as a person types them, on a small shop with two tastes."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from aejax.experiment import fitting
 from tests.shops import run, write_shop
 
 SMALL = ["--set", "hidden=8", "latent_dim=4", "batch_size=16"]
@@ -106,6 +109,7 @@ def test_compare_shares_users_and_writes_all_it_names(shop, tmp_path):
         (["recommend", "RUN", "--out", "x.xls"], ".parquet"),
         (["similar", "RUN", "--sku", "none"], '--sku is "none"'),
         (["fit", "DATA", "--model", "ae", "--run", "RUN"], "--overwrite"),
+        (["fit", "DATA", "--model", "ae", "--run", "r[old]"], "a path with ["),
     ],
 )
 def test_one_message_exit_code_1_and_nothing_written(arguments, says, shop, fitted, tmp_path, capsys, monkeypatch):
@@ -125,24 +129,144 @@ def test_wrong_usage_exits_with_2(shop):
 
 
 @pytest.mark.slow
-def test_a_killed_fit_resumes_to_the_same_bits(shop, tmp_path):
+def test_a_fit_killed_at_any_moment_resumes_to_the_same_bits(shop, tmp_path):
     options = [shop, "--model", "multvae", "--epochs", "12", *SMALL]
     assert run("fit", *options, "--run", tmp_path / "whole") == 0
+    assert run("recommend", tmp_path / "whole") == 0
     code = (
-        "import sys\nfrom aejax.experiment import fitting\nfitting.SAVE_EVERY_S = 0.0\n"
+        "import sys, time\nfrom aejax.experiment import fitting\nfitting.SAVE_EVERY_S = 0.0\n"
+        "listen = fitting._SavedProgress.listen\n"
+        "def slow(*arguments):\n    listen(*arguments)\n    time.sleep(0.1)\n"  # so that a kill falls between epochs
+        "fitting._SavedProgress.listen = slow\n"
         "from aejax.cli import main\nmain(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "fit", *map(str, options), "--run", str(tmp_path / "killed")]
     log = tmp_path / ".killed.unfinished" / "log.jsonl"
-    for kill_after in (2, 8, 16):  # epochs logged: twice while selecting, once in the refit
+
+    def lines():
+        return log.read_text().splitlines() if log.exists() else []
+
+    rng = np.random.default_rng(0)
+    before: list[str] = []
+    for kill in range(4):
         process = subprocess.Popen([*command, *(["--resume"] if log.exists() else [])])
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if log.exists() and len(log.read_text().splitlines()) >= kill_after:
-                process.send_signal(signal.SIGKILL)
-            time.sleep(0.01)
+        wait_for(lambda before=before: len(lines()) >= len(before) + 4, process)
+        time.sleep(rng.uniform(0.0, 0.3))
+        process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (tmp_path / "killed").exists()
+        # What was trained and saved before the kill stands as it was: the resumed fit went on behind it.
+        assert lines()[: len(before)] == before
+        before = lines()[:-2]  # the last epochs may have been killed before they were saved
+        assert len(before) > kill
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
-    for file in ("metrics.json", "log.jsonl", "report.html"):
+    assert run("recommend", tmp_path / "killed") == 0
+    for file in ("metrics.json", "log.jsonl", "report.html", "recommendations.csv"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def wait_for(happened, process):
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_resumed_fit_starts_behind_its_last_saved_epoch(shop, tmp_path, monkeypatch):
+    options = [shop, "--model", "multvae", "--epochs", 6, *SMALL, "--run", tmp_path / "run"]
+    monkeypatch.setattr(fitting, "SAVE_EVERY_S", 0.0)
+    listen = fitting._SavedProgress.listen
+    trained = []
+
+    def stop_at_epoch_4(self, stage, record):
+        listen(self, stage, record)
+        trained.append((stage, record["epoch"]))
+        if (stage, record["epoch"]) == ("select", 4):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting._SavedProgress, "listen", stop_at_epoch_4)
+    assert run("fit", *options) == 130
+    assert trained == [("select", epoch) for epoch in range(1, 5)]
+    trained.clear()
+    monkeypatch.setattr(
+        fitting._SavedProgress, "listen", lambda self, *told: (listen(self, *told), trained.append(told))
+    )
+    assert run("fit", *options, "--resume") == 0
+    assert [(stage, record["epoch"]) for stage, record in trained][:3] == [("select", epoch) for epoch in (4, 5, 6)]
+
+
+def test_a_fit_that_was_not_finished_is_not_started_again_unasked(shop, tmp_path, capsys, monkeypatch):
+    options = [shop, "--model", "multvae", "--epochs", 3, *SMALL, "--run", tmp_path / "run"]
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "finish_run", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run("fit", *options) == 130
+    assert run("fit", *options) == 1
+    assert "--resume to go on, or --overwrite to start again" in capsys.readouterr().err
+    assert run("fit", *options, "--resume", "--set", "learning_rate=0.5") == 1
+    assert "settings.learning_rate was 0.001, now 0.5" in capsys.readouterr().err
+    assert run("fit", *options, "--resume") == 0
+
+
+def test_titles_are_shown_as_they_are(shop, tmp_path, capsys):
+    odd = tmp_path / "odd"
+    shutil.copytree(shop, odd)
+    products = odd / "products.csv"
+    products.write_text(products.read_text().replace("Product 001", "Lamp [/b] [organic]"))
+    folder = tmp_path / "run"
+    trained = ("--split", "reconstruction", "--set", "l2=1")
+    assert run("fit", odd, "--model", "ease", "--run", folder, *trained) == 0
+    assert run("similar", folder, "--sku", "000", "--top", 15) == 0
+    assert "Lamp [/b] [organic]" in capsys.readouterr().out
+
+
+def ids_recommended(fitted, tmp_path, name, content):
+    customers = tmp_path / name
+    customers.write_text(content)
+    assert run("recommend", fitted, "--customers", customers, "--top", 2, "--out", tmp_path / "r.csv") == 0
+    return list(dict.fromkeys(pd.read_csv(tmp_path / "r.csv", dtype=str)["customer_id"]))
+
+
+def test_only_the_customers_of_a_file(fitted, tmp_path, capsys):
+    for name, content in (
+        ("a.csv", "customer_id\n003\n001\n003\n"),
+        ("b.csv", '\ufeff"Customer ID",note\n"003","x, y"\n001,\n'),
+        ("c.txt", "003\n\n001\n"),
+    ):
+        assert ids_recommended(fitted, tmp_path, name, content) == ["003", "001"]
+    capsys.readouterr()
+    for name, content, says in (
+        ("d.csv", "customer_id\n001,x\n", "d.csv:2"),
+        ("e.csv", "003\n001\n", 'no column "customer_id"'),
+        ("f.csv", "", "f.csv is empty"),
+    ):
+        (tmp_path / name).write_text(content)
+        assert run("recommend", fitted, "--customers", tmp_path / name, "--out", tmp_path / "n.csv") == 1
+        message = capsys.readouterr().err
+        assert says in message and message.count("\n") == 1
+    assert not (tmp_path / "n.csv").exists()
+
+
+def test_damaged_or_misplaced_files_have_a_message(fitted, shop, tmp_path, capsys):
+    shutil.copytree(fitted, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    assert run("evaluate", tmp_path / "run") == 1
+    assert "metrics.json of the run is damaged" in capsys.readouterr().err
+    (tmp_path / "s.json").write_text('{"multvea": {"epochs": 1}}')
+    assert run("fit", shop, "--model", "ease", "--settings", tmp_path / "s.json") == 1
+    assert 'did you mean "multvae"' in capsys.readouterr().err
+    for command in (["fit", shop, "--model", "ease", "--settings", tmp_path], ["check", shop, "--json", tmp_path]):
+        assert run(*command) == 1
+        message = capsys.readouterr().err
+        assert str(tmp_path) in message and "folder" in message and message.count("\n") == 1
+
+
+def test_an_interrupted_swap_of_a_comparison_is_repaired_by_who_reads_its_best_run(fitted, tmp_path):
+    shutil.copytree(fitted, tmp_path / ".c.previous" / "best")
+    assert run("evaluate", tmp_path / "c" / "best") == 0
+    assert (tmp_path / "c" / "best").exists() and not (tmp_path / ".c.previous").exists()
+
+
+def test_a_protocol_that_draws_nothing_has_one_split(shop, tmp_path, capsys):
+    assert run("compare", shop, "--models", "popularity", "--split-seeds", 2, "--out", tmp_path / "c") == 1
+    assert "--split time draws nothing" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

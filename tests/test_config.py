@@ -19,8 +19,9 @@ from aejax.errors import InputError
 
 shares = st.floats(0, 0.5, exclude_min=True, exclude_max=True)
 splits = st.one_of(
-    st.builds(SplitConfig, st.sampled_from([None, *PROTOCOLS]), shares, seed=st.integers(0, 2**31 - 1)),
-    st.builds(SplitConfig, st.sampled_from([None, *REPEAT_PROTOCOLS]), shares, repeat=st.just("include")),
+    st.builds(SplitConfig, st.sampled_from([None, *PROTOCOLS]), seed=st.integers(0, 2**31 - 1)),
+    st.builds(SplitConfig, st.sampled_from([None, "time"]), shares),
+    st.builds(SplitConfig, st.sampled_from([None, *REPEAT_PROTOCOLS]), repeat=st.just("include")),
     st.builds(SplitConfig, st.sampled_from([None, "time"]), cut=st.dates().map(str)),
 )
 configs = st.builds(
@@ -69,6 +70,11 @@ def test_a_config_is_frozen():
         (SplitConfig, {"test_share": 0.0}, "--test-share is 0.0; expected more than 0 and less than 0.5"),
         (SplitConfig, {"test_share": 0.5}, "--test-share is 0.5; expected more than 0 and less than 0.5"),
         (SplitConfig, {"test_share": float("nan")}, "--test-share is nan; expected more than 0 and less than 0.5"),
+        (
+            SplitConfig,
+            {"protocol": "users", "test_share": 0.2},
+            "--test-share belongs to --split time, not to users",
+        ),
         (SplitConfig, {"repeat": "both"}, '--repeat is "both"; expected "exclude" or "include"'),
         *(
             (

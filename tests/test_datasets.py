@@ -68,15 +68,17 @@ def test_lightgcn(tmp_path):
     assert_adds_up(dataset)
 
 
-def test_pairs_that_stand_twice_are_merged_within_a_part_and_dropped_from_the_later_one(tmp_path):
+def test_pairs_that_stand_twice_are_merged_within_a_part_and_kept_in_each_part(tmp_path):
     folder = folder_of(tmp_path, train__txt="\nu a b a\nv c\n", test__txt="v a\nu a a d d\n")
     dataset = read(folder)
-    expected = [("u", "a", 0), ("u", "b", 0), ("v", "c", 0), ("v", "a", 2), ("u", "d", 2)]
+    expected = [("u", "a", 0), ("u", "b", 0), ("v", "c", 0), ("v", "a", 2), ("u", "a", 2), ("u", "d", 2)]
     assert [row[:3] for row in as_rows(dataset)] == expected
     files = dataset.quality["files"]
     assert (files["train.txt"]["merged"], files["train.txt"]["dropped"]) == (1, {})
-    assert files["test.txt"]["merged"] == 1
-    assert files["test.txt"]["dropped"] == {"also in train.txt": {"rows": 2, "lines": [2, 2]}}
+    assert (files["test.txt"]["merged"], files["test.txt"]["dropped"]) == (2, {})
+    assert dataset.quality["warnings"][-1] == (
+        "1 row of the test part also in the train part; targets under --repeat include only"
+    )
     assert_adds_up(dataset)
 
 
@@ -94,14 +96,12 @@ def test_recbole_parts_against_a_slow_twin(tmp_path_factory, train, valid, test)
             text = header + "".join(f"{user}\t{item}\t{at}\n" for user, item, at in rows)
             (folder / f"toy.{name}.inter").write_text(text)
     dataset = read(folder)
-    expected: dict[tuple, tuple] = {}
+    expected: dict[tuple, int] = {}
     for code, name in enumerate(parts):
         for user, item, at in parts[name]:
-            part, earliest = expected.get((user, item), (code, at))
-            if part == code:
-                expected[user, item] = (part, min(at, earliest))
+            expected[user, item, code] = min(at, expected.get((user, item, code), at))
     rows = as_rows(dataset)
-    assert Counter(rows) == Counter((*pair, part, at) for pair, (part, at) in expected.items())
+    assert Counter(rows) == Counter((*key, at) for key, at in expected.items())
     assert [row[2] for row in rows] == sorted(row[2] for row in rows)
     assert_adds_up(dataset)
 
@@ -144,7 +144,7 @@ def test_min_rating_without_ratings_is_refused(tmp_path):
 def test_a_split_stands_before_the_whole(tmp_path):
     folder = folder_of(tmp_path, toy__inter=INTER, toy__train__inter=INTER, toy__test__inter=INTER + "1\t8\t1\t1\n")
     dataset = read(folder)
-    assert Counter(row[2] for row in as_rows(dataset)) == {0: 3, 2: 1}
+    assert Counter(row[2] for row in as_rows(dataset)) == {0: 3, 2: 4}
     assert dataset.quality["warnings"][0] == "toy.inter is not read: toy.train.inter, toy.test.inter are the split"
     assert [path.name for path in dataset.files] == ["toy.train.inter", "toy.test.inter"]
 

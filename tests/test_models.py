@@ -50,7 +50,8 @@ def fitted(name: str, lines: Interactions, settings: dict[str, Any], *, seed: in
             "on_epoch": lambda progress, record: None,
             "resume": lambda progress: progress,
         } | training
-    return model.fit(lines, make_settings(name, settings), **arguments)
+    fitted = model.fit(lines, make_settings(name, settings), **arguments)
+    return fitted[0] if model.is_network else fitted
 
 
 def scores_of(model: Any, lines: Interactions) -> np.ndarray:

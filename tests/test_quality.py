@@ -184,7 +184,7 @@ def test_sentences_say_what_happened_and_survive_json():
         "2 of 2 customers bought 2 of 1,200 products: 4 purchases in 3 orders between 2024-01-01 and 2024-01-05.",
         "25.0% of the purchases are of a product the customer had bought before.",
     ]
-    assert "These data can be split by: time, last-order, reconstruction." in sentences
+    assert "These data can be split by: time, reconstruction." in sentences
     assert sentences[-1] == "Warning: odd things"
 
 

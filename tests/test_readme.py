@@ -1,12 +1,16 @@
 """What README shows in Python runs."""
 
+import functools
+import importlib
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
-from aejax import registry
+from aejax import cli, registry
 from tests.shops import run, write_shop
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -39,6 +43,43 @@ def test_a_model_in_one_file_and_one_line(tmp_path, monkeypatch):
     sys.modules.pop("together")
 
 
-@pytest.mark.parametrize("command", re.findall(r"^    (?:\S+/)?(aejax \S+)", README, flags=re.MULTILINE))
-def test_every_command_shown_is_one(command, capsys):
-    assert run(command.split()[1], "--help") == 0
+ROOT = Path(__file__).parent.parent
+SHOWN = re.sub(r"\\\n\s*", "", README) + (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
+COMMAND_LINES = re.findall(r"^(?:    |\t)(?:\$\(BIN\)/)?aejax (.*)$", SHOWN, flags=re.MULTILINE)
+SCRIPT_LINES = [
+    (path, line.split(path.name)[1].split("#")[0])
+    for path in sorted((ROOT / "scripts").glob("*.py"))
+    for line in re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8")).splitlines()
+    if line.startswith(f"    python scripts/{path.name}")
+]
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_every_command_line_shown_is_understood(line, monkeypatch):
+    called = []
+
+    def stub(command):
+        return functools.wraps(command)(lambda *args, **options: called.append(command.__name__))
+
+    monkeypatch.setattr(cli, "COMMANDS", {name: stub(command) for name, command in cli.COMMANDS.items()})
+    arguments = [re.sub(r"\$\(\w+\)", "x", word) for word in shlex.split(line, comments=True)]
+    assert run(*arguments) == 0
+    assert called == [arguments[0]]
+
+
+@pytest.mark.parametrize(("path", "line"), SCRIPT_LINES)
+def test_every_script_line_shown_is_understood(path, line):
+    script = importlib.import_module(path.stem)
+    arguments = shlex.split(line)
+    target = getattr(script, arguments.pop(0)) if path.stem == "benchmark" else script.main
+    stub = functools.wraps(target)(lambda *args, **options: "called")
+    assert tyro.cli(stub, args=arguments) == "called"
+
+
+def test_there_are_lines_to_check():
+    assert len(COMMAND_LINES) >= 10 and len(SCRIPT_LINES) >= 6
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_every_file_that_is_linked_is_there(target):
+    assert (ROOT / target).exists()

@@ -1,6 +1,7 @@
 """What a run stores comes back as it was, and is whole or absent."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -55,21 +56,68 @@ def test_a_replacement_interrupted_between_its_renames_is_undone_or_finished(tmp
     assert (run / "old").exists() and not previous.exists()
 
 
-def test_publishing_replaces_the_older_run(tmp_path):
+def test_a_new_run_replaces_the_older_one(tmp_path):
     run = tmp_path / "run"
-    for name in ("first", "second"):
-        (runs.stage(run, overwrite=True) / name).touch()
-        runs.publish(run)
+    for name in ("config.json", "second"):
+        with runs.whole_folder(run, overwrite=True) as unfinished:
+            (unfinished / name).touch()
     assert [path.name for path in run.iterdir()] == ["second"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_an_existing_run_is_refused_and_a_missing_one_cannot_be_resumed(tmp_path):
     (tmp_path / "run").mkdir()
-    with pytest.raises(InputError, match="--overwrite"):
-        runs.stage(tmp_path / "run")
-    with pytest.raises(InputError, match="finds no unfinished run"):
-        runs.stage(tmp_path / "other", resume=True)
+    with pytest.raises(InputError, match="--overwrite"), runs.whole_folder(tmp_path / "run"):
+        raise AssertionError
+    with pytest.raises(InputError, match="finds no unfinished run"), runs.whole_folder(tmp_path / "new", resume=True):
+        raise AssertionError
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "orders.csv"])
+def test_overwrite_replaces_nothing_that_aejax_did_not_write(tmp_path, name):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / name).write_text("mine")
+    for path in (tmp_path / "other", tmp_path / "other" / name):
+        with pytest.raises(InputError, match="nothing that aejax wrote"), runs.whole_folder(path, overwrite=True):
+            raise AssertionError
+    assert (tmp_path / "other" / name).read_text() == "mine"
+    with pytest.raises(InputError, match="cannot be a run"), runs.whole_folder(Path(), overwrite=True):
+        raise AssertionError
+
+
+def test_two_commands_never_write_one_run(tmp_path):
+    run = tmp_path / "run"
+    with runs.whole_folder(run) as unfinished:
+        (unfinished / "config.json").write_text("{}")
+        for flags in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(InputError, match="another command is writing"), runs.whole_folder(run, **flags):
+                raise AssertionError
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_what_can_be_resumed_is_kept_and_not_forgotten_unasked(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt), runs.whole_folder(run) as unfinished:
+        (unfinished / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+    with pytest.raises(InputError, match="--resume to go on"), runs.whole_folder(run):
+        raise AssertionError
+    with runs.whole_folder(run, resume=True) as unfinished:
+        assert (unfinished / "config.json").exists()
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_what_the_data_are_at_fault_for_is_not_kept(tmp_path):
+    with pytest.raises(InputError), runs.whole_folder(tmp_path / "run") as unfinished:
+        (unfinished / "config.json").write_text("{}")
+        raise InputError("the loss is nan")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_is_known_without_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runs.environment([])["git_commit"] is None
 
 
 def test_a_file_that_fails_halfway_leaves_the_older_one(tmp_path):
@@ -92,10 +140,10 @@ def test_a_run_of_another_version_says_so(tmp_path):
 
 def test_a_folder_that_fails_halfway_leaves_the_older_one(tmp_path):
     run = tmp_path / "run"
-    with runs.whole_folder(run, overwrite=False) as unfinished:
-        (unfinished / "old").touch()
+    with runs.whole_folder(run) as unfinished:
+        (unfinished / "comparison.json").touch()
     with pytest.raises(RuntimeError), runs.whole_folder(run, overwrite=True) as unfinished:
         (unfinished / "half").touch()
         raise RuntimeError
-    assert [path.name for path in run.iterdir()] == ["old"]
+    assert [path.name for path in run.iterdir()] == ["comparison.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -24,7 +24,7 @@ def shop(tmp_path_factory):
 
 def test_the_training_script_learns_more_than_popularity(shop, capsys):
     sizes = {"hidden": 16, "latent_dim": 8, "batch_size": 16, "learning_rate": 0.02, "beta": 0.0}
-    figures = train.main(shop, split_by="users", epochs=40, **sizes)
+    figures = train.main(shop, split="users", epochs=40, **sizes)
     parts = experiment.prepare(DataConfig(str(shop)), SplitConfig("users")).split
     popularity = experiment.fit_model("popularity", registry.make_settings("popularity", {}), parts, seed=0).model
     assert figures["ndcg@100"] > evaluate(popularity, parts.test).values["ndcg@100"].mean() + 0.1

@@ -4,14 +4,16 @@ import dataclasses
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from aejax.config import PROTOCOLS, REPEAT_PROTOCOLS
+from aejax.config import PROTOCOLS, REPEAT_PROTOCOLS, DataConfig, SplitConfig
 from aejax.errors import InputError
-from aejax.interactions import Interactions, Vocabulary, net_returns
-from aejax.split import TEST, TRAIN, VALIDATION, HeldOut, held_out, resolve_protocol, split
+from aejax.experiment import prepare, prepare_dataset
+from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions, Vocabulary, net_returns
+from aejax.split import HeldOut, held_out, resolve_protocol, split
 
 START = np.datetime64("2024-01-01", "s")
 DAYS = 60
@@ -564,3 +566,41 @@ def test_every_iso_form_of_a_cut_is_the_same_moment(cut):
     assert content_of(split(shop(0), protocol="time", cut=cut)) == content_of(
         split(shop(0), protocol="time", cut=str(CUT))
     )
+
+
+def test_what_is_sent_back_after_the_cut_takes_nothing_from_train(tiny_lines):
+    """Through `prepare_dataset`, which sets rare products and customers without purchases aside first."""
+    cut = np.datetime64("2024-07-01", "s")
+    before = tiny_lines.take((tiny_lines.user == 0) & (tiny_lines.at < cut))
+    later = dataclasses.replace(
+        before, quantity=-before.quantity, at=np.full(len(before), np.datetime64("2024-12-31T23:00:00", "s"))
+    )
+    columns = ("user", "item", "quantity", "order", "at")
+    own = (tiny_lines.user != 0) | (tiny_lines.at < cut)
+    lines = dataclasses.replace(
+        tiny_lines,
+        **{name: np.concatenate([getattr(tiny_lines, name)[own], getattr(later, name)]) for name in columns},
+    )
+    dataset = Dataset("shop", lines, pd.DataFrame(), pd.DataFrame(), {}, ())
+    prepared = prepare_dataset(dataset, DataConfig("d", 1), SplitConfig("time", cut="2024-12-01"))
+    assert len(before) > 0
+    name = tiny_lines.users.ids[0]
+    train = prepared.split.refit
+    assert (train.users.ids[train.user] == name).sum() == len(before)
+
+
+def test_repeat_include_counts_what_train_and_test_both_hold(tmp_path):
+    (tmp_path / "train.txt").write_text("a 1 2 3 4\nb 2 3 4 5\nc 1 3 4 5\n")
+    (tmp_path / "test.txt").write_text("a 1 5\nb 2\nc 2\n")
+    targets = {}
+    for repeat in ("include", "exclude"):
+        found = prepare(DataConfig(str(tmp_path)), SplitConfig("predefined", repeat=repeat)).split.test
+        targets[repeat] = dict(zip(found.users.tolist(), np.diff(found.targets.indptr).tolist(), strict=True))
+    assert targets == {"include": {0: 2, 1: 1, 2: 1}, "exclude": {0: 1, 2: 1}}
+
+
+def test_repeat_include_is_refused_where_each_pair_stands_once(tmp_path):
+    rows = "".join(f"{user}\t{item}\t{user + item}\n" for user in range(4) for item in range(5))
+    (tmp_path / "toy.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + rows)
+    with pytest.raises(InputError, match="the recbole format holds each pair once"):
+        prepare(DataConfig(str(tmp_path)), SplitConfig("time", repeat="include"))

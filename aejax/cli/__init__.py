@@ -17,7 +17,7 @@ from aejax.cli.terminal import EpochProgress, make_console, print_comparison, pr
 from aejax.errors import InputError
 
 if TYPE_CHECKING:
-    from aejax.config import DataConfig, SplitConfig
+    from aejax.config import DataConfig, RunConfig, SplitConfig
 
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -83,12 +83,21 @@ class Common:
         """--settings as model -> its settings."""
         if self.settings is None:
             return {}
-        from aejax import runs
+        from aejax import registry, runs
 
         stored = runs.read_json(self.settings)
         if not isinstance(stored, dict) or not all(isinstance(own, dict) for own in stored.values()):
             raise InputError(f'{self.settings} must hold {{"model": {{"setting": value}}}}')
+        for name in stored:
+            registry.family(name)
         return stored
+
+    def run_config(self, data: Path, model: str, seed: int) -> RunConfig:
+        """All of a run of one model."""
+        from aejax.config import RunConfig, TrainingConfig
+
+        given = {**self.stored_settings().get(model, {}), **self.given_settings()}
+        return RunConfig(self.data_config(data), self.split_config(), TrainingConfig(seed, self.device), model, given)
 
 
 def data(
@@ -121,7 +130,7 @@ def check(data: Data, json: Path | None = None, min_rating: float | None = None)
     dataset = datasets.read(data, min_rating=min_rating)
     console = make_console()
     for line in quality.summary_lines(dataset.quality):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     if json is not None:
         runs.write_json(json, dataset.quality)
         console.print(f"The report is in {json}.")
@@ -148,24 +157,14 @@ def fit(
       overwrite: replace an existing run.
     """
     from aejax import datasets, experiment, registry
-    from aejax.config import RunConfig, TrainingConfig
-    from aejax.split import resolve_protocol
 
-    stored = common.stored_settings().get(model, {})
-    config = RunConfig(
-        common.data_config(data),
-        common.split_config(),
-        TrainingConfig(seed, common.device),
-        model,
-        {**stored, **common.given_settings()},
-    )
+    config = common.run_config(data, model, seed)
     registry.make_settings(model, config.settings)
     console = make_console()
     dataset = None if resume and run else datasets.read(data, min_rating=common.min_rating)
-    if run is None:
-        assert dataset is not None
-        protocol = resolve_protocol(dataset.interactions, common.split)
-        run = Path("checkpoints") / f"{data.resolve().name}-{model}-{protocol}-s{seed}"
+    if dataset is not None and run is None:
+        run = experiment.default_run(data, model, dataset.interactions, common.split, f"s{seed}")
+    assert run is not None
     with EpochProgress(console) as progress:
         result = experiment.fit(
             config,
@@ -278,7 +277,6 @@ def compare(
       overwrite: replace an existing comparison.
     """
     from aejax import datasets, experiment, runs
-    from aejax.split import resolve_protocol
 
     console = make_console()
     names = [name.strip() for name in models.split(",") if name.strip()]
@@ -289,8 +287,7 @@ def compare(
     settings = experiment.compare_settings(names, common.given_settings(), common.stored_settings())
     dataset = datasets.read(data, min_rating=common.min_rating)
     if out is None:
-        protocol = resolve_protocol(dataset.interactions, common.split)
-        out = Path("checkpoints") / f"{data.resolve().name}-compare-{protocol}"
+        out = experiment.default_run(data, "compare", dataset.interactions, common.split)
     with runs.whole_folder(out, overwrite=overwrite) as unfinished, EpochProgress(console) as progress:
         comparison = experiment.compare(
             dataset,
@@ -335,19 +332,13 @@ def tune(
       overwrite: replace an existing directory.
     """
     from aejax import datasets, experiment
-    from aejax.config import RunConfig, TrainingConfig
-    from aejax.split import resolve_protocol
 
-    given = {**common.stored_settings().get(model, {}), **common.given_settings()}
-    config = RunConfig(
-        common.data_config(data), common.split_config(), TrainingConfig(seed, common.device), model, given
-    )
+    config = common.run_config(data, model, seed)
     console = make_console()
     dataset = None if resume and run else datasets.read(data, min_rating=common.min_rating)
-    if run is None:
-        assert dataset is not None
-        protocol = resolve_protocol(dataset.interactions, common.split)
-        run = Path("checkpoints") / f"{data.resolve().name}-{model}-{protocol}-tune"
+    if dataset is not None and run is None:
+        run = experiment.default_run(data, model, dataset.interactions, common.split, "tune")
+    assert run is not None
     with EpochProgress(console) as progress:
         best = experiment.tune(
             config,
@@ -356,7 +347,7 @@ def tune(
             dataset=None if resume else dataset,
             overwrite=overwrite,
             resume=resume,
-            on_trial=lambda record: console.print(trial_line(record), highlight=False, markup=False),
+            on_trial=lambda record: console.print(trial_line(record)),
             on_epoch=lambda number, record: progress.epoch(f"trial {number}", record),
         )
     console.print(
@@ -418,7 +409,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("aejax: stopped; an unfinished fit goes on with --resume", file=sys.stderr)
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,9 +13,9 @@ def make_console() -> Console:
     """Where commands print."""
     from rich.console import Console
 
-    console = Console()
-    # Tables of figures need room; where the output is no terminal, rich would assume 80 columns.
-    return Console(soft_wrap=True) if console.is_terminal else Console(soft_wrap=True, width=120)
+    # Titles and paths are text, not markup. Tables of figures need room; without a terminal rich assumes 80 columns.
+    width = None if Console().is_terminal else 120
+    return Console(soft_wrap=True, width=width, markup=False, highlight=False)
 
 
 class EpochProgress:
@@ -26,7 +26,7 @@ class EpochProgress:
 
         self.bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TextColumn("epoch {task.fields[epoch]}"),
             TextColumn("loss {task.fields[loss]:.4g}"),
             TextColumn("validation ndcg@100 {task.fields[score]}"),

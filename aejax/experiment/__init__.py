@@ -11,7 +11,7 @@ from aejax.experiment.loading import (
     recommend,
     write_recommendations,
 )
-from aejax.experiment.preparing import Prepared, on_device, prepare, prepare_dataset, titles
+from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, titles
 from aejax.experiment.tuning import tune
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Trial",
     "compare",
     "compare_settings",
+    "default_run",
     "evaluate_run",
     "fit",
     "fit_model",

@@ -18,6 +18,9 @@ from aejax.experiment.fitting import Fitted, begin_run, finish_run, fit_model, r
 from aejax.experiment.pages import comparison_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.interactions import Dataset
+from aejax.split import resolve_protocol
+
+FIXED_PROTOCOLS = ("last-order", "time", "reconstruction")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,9 @@ def compare(
       device: `cpu`, `gpu` or `tpu`; None: the best that JAX finds.
       listen: told `(model, seed, split_seed, stage, record)` after every epoch.
     """
+    protocol = resolve_protocol(dataset.interactions, split_config.protocol)
+    if split_seeds > 1 and protocol in FIXED_PROTOCOLS:
+        raise InputError(f"--split-seeds is {split_seeds}, but --split {protocol} draws nothing; leave it out")
     rows: list[pd.DataFrame] = []
     summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
     logs: dict[str, tuple[Mapping[str, Any], ...]] = {}
@@ -189,6 +195,11 @@ def compare_settings(models: Sequence[str], given: Mapping[str, Any], stored: Ma
 
 def write_comparison(comparison: Comparison, unfinished: Path) -> None:
     """comparison.json, per_user.parquet, report.html, and `best/`, a run of the model that was best on validation."""
+    with on_device(comparison.device):
+        _write_comparison(comparison, unfinished)
+
+
+def _write_comparison(comparison: Comparison, unfinished: Path) -> None:
     runs.write_json(unfinished / "comparison.json", comparison.result)
     with runs.writing(unfinished):
         comparison.per_user.to_parquet(unfinished / "per_user.parquet", index=False)

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,34 +82,28 @@ def fit_model(
 
     log: list[Mapping[str, Any]] = []
     select_key, refit_key = jax.random.split(jax.random.key(seed))
-    best = {"epoch": 0, "score": 0.0}
 
-    def stage(label: str, train: Interactions, settings: Any, key: jax.Array, validate: Any) -> Model:
+    def train(stage: str, lines: Interactions, own: Any, key: jax.Array, validate: Any) -> tuple[Model, Progress]:
         def on_epoch(progress: Progress, record: dict[str, float]) -> None:
-            log.append({"stage": label, **record})
-            listen(label, record)
-            note(progress)
+            log.append({"stage": stage, **record})
+            listen(stage, record)
             if on_progress is not None:
-                on_progress(label, progress)
+                on_progress(stage, progress)
 
         def start(progress: Progress) -> Progress:
-            if resume is not None:
-                progress, earlier = resume(label, progress)
-                log.extend(earlier)
-            note(progress)
+            if resume is None:
+                return progress
+            progress, earlier = resume(stage, progress)
+            log.extend(earlier)
             return progress
 
-        def note(progress: Progress) -> None:
-            if validate is not None:
-                best.update(epoch=progress.best_epoch, score=progress.best_score)
+        return family.fit(lines, own, key=key, validate=validate, on_epoch=on_epoch, resume=start)
 
-        return family.fit(train, settings, key=key, validate=validate, on_epoch=on_epoch, resume=start)
-
-    model = stage("select", parts.train, settings, select_key, validate)
+    model, progress = train("select", parts.train, settings, select_key, validate)
     if parts.refit is not None:
-        chosen = dataclasses.replace(settings, epochs=best["epoch"])
-        model = stage("refit", parts.refit, chosen, refit_key, None)
-    return Fitted(model, best["score"], best["epoch"], tuple(log))
+        chosen = dataclasses.replace(settings, epochs=progress.best_epoch)
+        model, _ = train("refit", parts.refit, chosen, refit_key, None)
+    return Fitted(model, progress.best_score, progress.best_epoch, tuple(log))
 
 
 def metrics_json(prepared: Prepared, evaluation: Evaluation) -> dict[str, Any]:
@@ -161,7 +156,7 @@ class _SavedProgress:
         progress = runs.load_state(saved[-1], fresh) if saved else fresh
         records = read_log(self.log)
         earlier = [line for line in records if line["stage"] == stage and line["epoch"] <= progress.epoch]
-        _write_log(self.log, [line for line in records if line["stage"] != stage] + earlier)
+        write_log(self.log, [line for line in records if line["stage"] != stage] + earlier)
         return progress, earlier
 
     def _saved(self, stage: str) -> list[Path]:
@@ -169,7 +164,8 @@ class _SavedProgress:
         return sorted(path for path in self.state.glob(f"{stage}-*") if path.name[len(stage) + 1 :].isdigit())
 
 
-def _write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """The records as a log.jsonl, whole or not at all."""
     runs.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -199,23 +195,11 @@ def fit(
       InputError: the data, the arguments, or the place to write are at fault.
     """
     settings = registry.make_settings(config.model, config.settings)
-    if (dataset is None) != resume:
-        raise ValueError("either the data are given, or the run that holds them is resumed")
-    with on_device(config.training.device):
-        if dataset is None:
-            unfinished = runs.stage(run, overwrite=overwrite, resume=True)
-            stored = runs.read_config(unfinished)
-            prepared = prepare_dataset(runs.read_data(unfinished), config.data, config.split)
-            config = resolved(config, prepared, settings)
-            if stored != config:
-                raise InputError(
-                    f"--resume: {run} was started with other settings: {_first_difference(stored, config)}"
-                )
-        else:
-            prepared = prepare_dataset(dataset, config.data, config.split)
-            config = resolved(config, prepared, settings)
-            unfinished = runs.stage(run, overwrite=overwrite)
-            begin_run(unfinished, config, prepared)
+    with (
+        on_device(config.training.device),
+        open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
+    ):
+        config = resolved(config, prepared, settings)
         saved = _SavedProgress(unfinished)
 
         def both(stage: str, record: Mapping[str, float]) -> None:
@@ -232,8 +216,40 @@ def fit(
             resume=saved.resume,
         )
         finish_run(unfinished, config, prepared, fitted, evaluate(fitted.model, prepared.split.test))
-    runs.publish(run)
     return runs.read_json(run / "metrics.json")
+
+
+@contextmanager
+def open_run(
+    config: RunConfig, run: Path, settings: Any, *, dataset: Dataset | None, overwrite: bool, resume: bool
+) -> Iterator[tuple[Path, Prepared]]:
+    """The folder in which a run grows, with its data and config, and these data prepared.
+
+    Args:
+      config: all of the run; its protocol may still be None.
+      run: the directory, which appears when the block ends well.
+      settings: the model's.
+      dataset: the data of `config.data`; with `resume`, None: the unfinished run holds them.
+      overwrite: replace an existing run.
+      resume: go on with what an interrupted command of the same config left.
+
+    Raises:
+      InputError: the data, the arguments, or the place to write are at fault.
+    """
+    if resume:
+        unfinished = runs.require_unfinished(run)
+        prepared = prepare_dataset(runs.read_data(unfinished), config.data, config.split)
+        stored, config = runs.read_config(unfinished), resolved(config, prepared, settings)
+        if stored != config:
+            raise InputError(f"--resume: {run} was started with other settings: {_first_difference(stored, config)}")
+    else:
+        assert dataset is not None
+        prepared = prepare_dataset(dataset, config.data, config.split)
+        config = resolved(config, prepared, settings)
+    with runs.whole_folder(run, overwrite=overwrite, resume=resume) as unfinished:
+        if not resume:
+            begin_run(unfinished, config, prepared)
+        yield unfinished, prepared
 
 
 def begin_run(unfinished: Path, config: RunConfig, prepared: Prepared) -> None:
@@ -248,7 +264,7 @@ def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: 
     result = metrics_json(prepared, evaluation)
     runs.remove(unfinished / "state")
     runs.save_state(unfinished / "state" / "model", fitted.model.state())
-    _write_log(unfinished / "log.jsonl", fitted.log)
+    write_log(unfinished / "log.jsonl", fitted.log)
     runs.write_json(unfinished / "metrics.json", result)
     row = {
         "metrics": result["metrics"],

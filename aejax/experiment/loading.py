@@ -19,6 +19,7 @@ from aejax.evaluation import evaluate
 from aejax.experiment.fitting import metrics_json
 from aejax.experiment.preparing import Prepared, prepare_dataset, titles
 from aejax.models import Model
+from aejax.tables import text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ def load_run(run: Path) -> Run:
     Raises:
       InputError: it is missing, unfinished, damaged or of another version.
     """
+    runs.repair(run.parent)  # of a comparison's best run
     runs.repair(run)
     if not run.exists() and runs.unfinished_path(run).exists():
         raise InputError(f"{run} is not finished; go on with: aejax fit ... --run {run} --resume")
@@ -102,29 +104,33 @@ def write_recommendations(
 
 
 def read_customers(path: Path) -> list[str]:
-    """Ids from a CSV file with a column `customer_id`, or from a file with one id a line; repeated ids count once.
+    """Ids from the column `customer_id` of a CSV file, or from a .txt file with one id a line; repeated ids count once.
 
     Raises:
-      InputError: the file is missing, not UTF-8, or holds no id.
+      InputError: the file is missing, cannot be read as such, or holds no id.
     """
-    try:
-        rows = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as problem:
-        raise InputError(f"--customers {path} cannot be read: {problem.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"--customers {path} is not UTF-8; save it as UTF-8") from None
-    header = [name.strip().strip('"').lower() for name in rows[0].split(",")] if rows else []
-    if "customer_id" in header:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-        table.columns = [str(name).strip().lower() for name in table.columns]
-        rows = [value.strip() for value in table["customer_id"] if value.strip()]
-    elif len(header) > 1:
-        raise InputError(f"--customers {path} has the columns {', '.join(header)}; expected customer_id among them")
-    if not rows:
-        raise InputError(f"--customers {path} holds no customer id; expected a column customer_id, or one id a line")
-    return list(dict.fromkeys(rows))
+    if not path.is_file():
+        raise InputError(f"--customers {path} is no file; expected a CSV file with a column customer_id")
+    if path.suffix == ".txt":
+        file = text.without_header(path, ["customer_id"], separator="\t")
+    else:
+        file = text.open_text(path)
+        text.require_columns(file, {"customer_id": ("id", "customer", "customers", "user_id")})
+    column = text.coded(text.read_columns(file, ["customer_id"])["customer_id"])
+    ids = [column.text(row) for row in range(len(column.codes))]
+    found = list(dict.fromkeys(name for name in ids if name))
+    if not found:
+        raise InputError(f"--customers {path} holds no customer id")
+    return found
 
 
 def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """The largest absolute difference between the means of two metrics.json."""
-    return max(abs(one["metrics"][key]["mean"] - other["metrics"][key]["mean"]) for key in one["metrics"])
+    """The largest absolute difference between the means of two metrics.json.
+
+    Raises:
+      InputError: one has no such means.
+    """
+    try:
+        return max(abs(one["metrics"][key]["mean"] - other["metrics"][key]["mean"]) for key in one["metrics"])
+    except (KeyError, TypeError):
+        raise InputError("metrics.json of the run is damaged: it has not the figures of a run; fit it again") from None

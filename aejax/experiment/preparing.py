@@ -53,6 +53,11 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
         )
     # The resolved config is validated like a given one: --repeat include needs a protocol that can carry it.
     split_config = dataclasses.replace(split_config, protocol=resolve_protocol(lines, split_config.protocol))
+    if split_config.repeat == "include" and dataset.format != "shop" and split_config.protocol != "predefined":
+        raise InputError(
+            f"--repeat include needs orders, and the {dataset.format} format holds each pair once; use --split "
+            "predefined, or leave it out"
+        )
     parts = split(
         lines,
         protocol=str(split_config.protocol),
@@ -62,6 +67,11 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
         repeat=split_config.repeat,
     )
     return Prepared(dataset, lines, parts, split_config, data)
+
+
+def default_run(data: Path, kind: str, lines: Interactions, protocol: str | None, *last: str) -> Path:
+    """Where a run goes that is given no place: `checkpoints/DATA-KIND-SPLIT-LAST`."""
+    return Path("checkpoints") / "-".join((data.resolve().name, kind, resolve_protocol(lines, protocol), *last))
 
 
 def titles(dataset: Dataset) -> pd.Series:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from aejax import registry, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
-from aejax.experiment.fitting import begin_run, fit_model, read_log, resolved
-from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
+from aejax.experiment.fitting import fit_model, open_run, read_log, write_log
+from aejax.experiment.preparing import Prepared, on_device
 from aejax.interactions import Dataset
 from aejax.models import Choice, Range
 
@@ -67,36 +67,27 @@ def tune(
     if not space:
         raise InputError(f"model {config.model} has no setting left to tune; give fewer with --set, or fit it")
     settings = registry.make_settings(config.model, config.settings)
-    if dataset is None:
-        unfinished = runs.stage(run, overwrite=overwrite, resume=True)
-        dataset = runs.read_data(unfinished)
-        prepared = prepare_dataset(dataset, config.data, config.split)
-        config = resolved(config, prepared, settings)
-        if runs.read_config(unfinished) != config:
-            raise InputError(f"--resume: {run} was started with other data, split or settings; repeat its command")
-    else:
-        prepared = prepare_dataset(dataset, config.data, config.split)
-        if prepared.split.protocol == "reconstruction":
-            raise InputError("--split reconstruction has no validation part to tune on; use another --split")
-        config = resolved(config, prepared, settings)
-        unfinished = runs.stage(run, overwrite=overwrite)
-        begin_run(unfinished, config, prepared)
-    log = unfinished / "trials.jsonl"
-    done = read_log(log)
-    runs.write_text(log, "".join(json.dumps(record) + "\n" for record in done))
-    with on_device(config.training.device):
+    if config.split.protocol == "reconstruction":
+        raise InputError("--split reconstruction has no validation part to tune on; use another --split")
+    with (
+        on_device(config.training.device),
+        open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
+    ):
+        log = unfinished / "trials.jsonl"
+        done = read_log(log)
+        write_log(log, done)
         for number in range(len(done), trials):
             record = _trial(optuna, done, config, space, prepared, partial(on_epoch, number))
             with runs.writing(log), log.open("a", encoding="utf-8") as opened:
                 opened.write(json.dumps(record) + "\n")
             on_trial(record)
             done.append(record)
-    fitted = [record for record in done if record["state"] == "complete"]
-    if not fitted:
-        raise InputError(f"no trial could be fitted; the last said: {done[-1].get('message', 'pruned')}")
-    best = max(fitted, key=lambda record: (record["validation"], -record["trial"]))
-    runs.write_json(unfinished / "settings.json", {config.model: {**config.settings, **best["settings"]}})
-    runs.publish(run)
+        fitted = [record for record in done if record["state"] == "complete"]
+        if not fitted:
+            raise InputError(f"no trial could be fitted; the last said: {done[-1].get('message', 'pruned')}")
+        best = max(fitted, key=lambda record: (record["validation"], -record["trial"]))
+        chosen = {**dataclasses.asdict(settings), **best["settings"]}
+        runs.write_json(unfinished / "settings.json", {config.model: chosen})
     return best
 
 

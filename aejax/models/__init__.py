@@ -53,14 +53,14 @@ class Family:
     Attributes:
       settings: its frozen dataclass of settings, defaults included.
       search: setting -> where `tune` looks for it; empty where there is nothing to tune.
-      fit: `fit(train, settings)` for a closed form or a rule; `fit(train, settings, key=, validate=, on_epoch=,
-        resume=)` for a network (see `aejax.network.fit_network`). Returns a `Model`.
+      fit: `fit(train, settings)` -> a `Model` for a closed form or a rule; `fit(train, settings, key=, validate=,
+        on_epoch=, resume=)` -> a `Model` and its training's progress for a network (see `aejax.network.fit_network`).
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
       is_network: trained in epochs.
     """
 
     settings: type
     search: Mapping[str, Range | Choice]
-    fit: Callable[..., Model]
+    fit: Callable[..., Any]
     restore: Callable[..., Model]
     is_network: bool

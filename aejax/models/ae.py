@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import jax
 from flax import nnx
@@ -20,9 +19,8 @@ from flax import nnx
 from aejax import losses
 from aejax.batching import Batch, densify
 from aejax.errors import InputError
-from aejax.interactions import Interactions
 from aejax.models import Choice, Family, Range
-from aejax.network import Network, NetworkSettings, fit_network, restore_network
+from aejax.network import NetworkSettings, fit_and_restore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +62,8 @@ def _loss(module: AE, batch: Batch, step: jax.Array, key: jax.Array) -> jax.Arra
     return losses.squared_error(jax.nn.sigmoid(module(batch)), densify(batch, module.items)) / module.items
 
 
-def fit(train: Interactions, settings: AESettings, **training: Any) -> Network:
-    """Train on every user's own row; for `training` see `aejax.network.fit_network`."""
-    return fit_network(partial(AE, hidden=settings.hidden), _loss, train, settings, unit=True, **training)
-
-
-def restore(state: dict[str, Any], settings: AESettings, *, items: int) -> Network:
-    """The network whose `state()` that was."""
-    build = partial(AE, items, hidden=settings.hidden)
-    return restore_network(build, state, items=items, settings=settings, unit=True)
+def _build(settings: AESettings) -> partial[AE]:
+    return partial(AE, hidden=settings.hidden)
 
 
 SEARCH = {
@@ -80,4 +71,4 @@ SEARCH = {
     "batch_size": Choice(("50", "100", "250", "500")),
     "learning_rate": Range(1e-4, 1e-2, log=True),
 }
-FAMILY = Family(AESettings, SEARCH, fit, restore, is_network=True)
+FAMILY = Family(AESettings, SEARCH, *fit_and_restore(_build, lambda settings, users: _loss, unit=True), is_network=True)

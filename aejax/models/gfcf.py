@@ -118,8 +118,8 @@ def _orthonormal(columns: jax.Array) -> jax.Array:
 
 def right_singular_vectors(matrix: sp.csr_array, count: int) -> np.ndarray:
     """The right singular vectors `[count, I]` of the largest singular values, largest first, up to their sign."""
-    users, items = matrix.shape
-    width = min(count + OVERSAMPLING, users, items)
+    items = matrix.shape[1]
+    width = min(count + OVERSAMPLING, matrix.shape[0], items)
     transposed = sp.csr_array(matrix.T)
     sketch = np.asarray(jax.random.normal(jax.random.key(SKETCH_KEY), (items, width)))
     basis = np.asarray(_orthonormal(jnp.asarray(matrix @ sketch)))
@@ -136,10 +136,10 @@ def fit(train: Interactions, settings: GFCFSettings) -> GraphFilter:
     matrix = sp.csr_array(matrix[np.diff(matrix.indptr) > 0])
     degree = np.asarray(matrix.sum(axis=0), dtype=np.float64).ravel()
     root = np.sqrt(np.where(degree > 0, degree, 1.0))
-    normal = matrix.astype(np.float32)
+    normal = sp.csr_array(matrix, copy=True)
     lengths = np.sqrt(np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel())
     normal.data /= (np.repeat(lengths, np.diff(matrix.indptr)) * root[matrix.indices]).astype(np.float32)
-    vectors = right_singular_vectors(normal, min(settings.factors, *matrix.shape))
+    vectors = right_singular_vectors(normal, min(settings.factors, matrix.shape[0], matrix.shape[1]))
     return GraphFilter(normal, jnp.asarray(vectors), jnp.asarray(root, dtype=jnp.float32), settings)
 
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +34,8 @@ from flax import nnx
 from aejax import losses
 from aejax.batching import Batch, densify
 from aejax.errors import InputError
-from aejax.interactions import Interactions
 from aejax.models import Choice, Family, Range
-from aejax.network import Network, NetworkSettings, fit_network, restore_network
+from aejax.network import NetworkSettings, fit_and_restore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,26 +185,18 @@ def _build(settings: MultDAESettings) -> partial[MultAE]:
     )
 
 
-def fit(train: Interactions, settings: MultDAESettings, **training: Any) -> Network:
-    """Train on every user's own row; for `training` see `aejax.network.fit_network`."""
+def _loss_of(settings: MultDAESettings, users: int) -> partial[jax.Array]:
     anneal_cap, anneal_steps = 0.0, 1
     if isinstance(settings, MultVAESettings):
-        users = len(set(train.user.tolist()))
         anneal_cap = settings.anneal_cap
         anneal_steps = settings.anneal_steps or annealing_length(-(-users // settings.batch_size))
-    loss = partial(
+    return partial(
         _loss,
         dropout=settings.dropout,
         penalty=settings.weight_decay / settings.batch_size,
         anneal_cap=anneal_cap,
         anneal_steps=anneal_steps,
     )
-    return fit_network(_build(settings), loss, train, settings, unit=False, **training)
-
-
-def restore(state: dict[str, Any], settings: MultDAESettings, *, items: int) -> Network:
-    """The network whose `state()` that was."""
-    return restore_network(partial(_build(settings), items), state, items=items, settings=settings, unit=False)
 
 
 _SHARED = {
@@ -217,12 +207,14 @@ _SHARED = {
     "learning_rate": Range(3e-4, 5e-3, log=True),
 }
 MULTDAE = Family(
-    MultDAESettings, {**_SHARED, "weight_decay": Range(1e-3, 1.0, log=True)}, fit, restore, is_network=True
+    MultDAESettings,
+    {**_SHARED, "weight_decay": Range(1e-3, 1.0, log=True)},
+    *fit_and_restore(_build, _loss_of, unit=False),
+    is_network=True,
 )
 MULTVAE = Family(
     MultVAESettings,
     {**_SHARED, "anneal_cap": Range(0.05, 1.0, log=True), "anneal_steps": Range(1_000, 200_000, log=True)},
-    fit,
-    restore,
+    *fit_and_restore(_build, _loss_of, unit=False),
     is_network=True,
 )

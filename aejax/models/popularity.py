@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aejax.interactions import Histories, Interactions
-from aejax.matrix import user_item_matrix
+from aejax.interactions import Histories, Interactions, customers_of_products
 from aejax.models import Family
 
 
@@ -54,7 +53,7 @@ class Popularity:
 def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
     """Count the customers of each product."""
     del settings
-    return Popularity(jnp.asarray(user_item_matrix(train).sum(axis=0), dtype=jnp.float32))
+    return Popularity(jnp.asarray(customers_of_products(train), dtype=jnp.float32))
 
 
 def restore(state: dict[str, jax.Array], settings: PopularitySettings, *, items: int) -> Popularity:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,8 @@ from flax import nnx
 from aejax import losses
 from aejax.batching import Batch, densify
 from aejax.errors import InputError
-from aejax.interactions import Interactions
 from aejax.models import Choice, Family, Range
-from aejax.network import Network, NetworkSettings, fit_network, restore_network
+from aejax.network import NetworkSettings, fit_and_restore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +100,13 @@ def _loss(
     return reconstruction + kl_weight * losses.kl_to_standard_normal(mean, log_var)
 
 
-def fit(train: Interactions, settings: VAESettings, **training: Any) -> Network:
-    """Train on every user's own row; for `training` see `aejax.network.fit_network`."""
-    build = partial(VAE, hidden=settings.hidden, latent_dim=settings.latent_dim)
-    loss = partial(_loss, likelihood=settings.likelihood, kl_weight=settings.kl_weight)
-    return fit_network(build, loss, train, settings, unit=True, **training)
+def _build(settings: VAESettings) -> partial[VAE]:
+    return partial(VAE, hidden=settings.hidden, latent_dim=settings.latent_dim)
 
 
-def restore(state: dict[str, Any], settings: VAESettings, *, items: int) -> Network:
-    """The network whose `state()` that was."""
-    build = partial(VAE, items, hidden=settings.hidden, latent_dim=settings.latent_dim)
-    return restore_network(build, state, items=items, settings=settings, unit=True)
+def _loss_of(settings: VAESettings, users: int) -> partial[jax.Array]:
+    del users
+    return partial(_loss, likelihood=settings.likelihood, kl_weight=settings.kl_weight)
 
 
 SEARCH = {
@@ -122,4 +116,4 @@ SEARCH = {
     "learning_rate": Range(3e-4, 1e-2, log=True),
     "kl_weight": Range(0.01, 1.0, log=True),
 }
-FAMILY = Family(VAESettings, SEARCH, fit, restore, is_network=True)
+FAMILY = Family(VAESettings, SEARCH, *fit_and_restore(_build, _loss_of, unit=True), is_network=True)

@@ -1,0 +1,5 @@
+"""`python -m aejax`."""
+
+from aejax.cli import main
+
+main()

@@ -1,0 +1,113 @@
+"""tune: settings from validation alone, resumable to the same trials."""
+
+import json
+
+import pytest
+
+from aejax import evaluation, experiment, registry
+from aejax.config import DataConfig, SplitConfig
+from aejax.experiment import fitting
+from aejax.models import Range
+from tests.shops import run, write_shop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return write_shop(tmp_path_factory.mktemp("tune") / "shop")
+
+
+def trials_of(folder):
+    return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+
+
+def test_the_best_trial_is_the_settings_file_and_fit_takes_it(shop, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    assert run("tune", shop, "--model", "ease", "--trials", 12, "--run", out) == 0
+    assert "aejax fit" in capsys.readouterr().out
+    trials = trials_of(out)
+    assert [trial["trial"] for trial in trials] == list(range(12))
+    assert trials[0]["settings"] == {"l2": 500.0, "user_power": 0.0}  # the defaults first
+    assert len({trial["settings"]["l2"] for trial in trials}) == 12
+    best = max(trials, key=lambda trial: trial["validation"])
+    chosen = json.loads((out / "settings.json").read_text())["ease"]
+    assert {name: chosen[name] for name in best["settings"]} == best["settings"]
+    assert run("fit", shop, "--model", "ease", "--settings", out / "settings.json", "--run", tmp_path / "fitted") == 0
+    config = json.loads((tmp_path / "fitted" / "config.json").read_text())
+    assert config["settings"] == chosen
+    # The figure that chose is the one that a fit of these settings has on validation.
+    parts = experiment.prepare(DataConfig(str(shop)), SplitConfig()).split
+    fitted = experiment.fit_model("ease", registry.make_settings("ease", chosen), parts, seed=0)
+    assert fitted.validation == best["validation"]
+
+
+def test_the_test_part_is_not_looked_at(shop, tmp_path, monkeypatch):
+    parts = []
+    original = evaluation._chunks
+
+    def watched(model, part, size):
+        parts.append(part)
+        return original(model, part, size)
+
+    monkeypatch.setattr(evaluation, "_chunks", watched)
+    assert run("tune", shop, "--model", "itemknn", "--trials", 3, "--run", tmp_path / "tuned") == 0
+    expected = experiment.prepare(DataConfig(str(shop)), SplitConfig()).split.validation
+    assert len(parts) == 3
+    assert all((part.targets != expected.targets).nnz == 0 for part in parts)
+
+
+def test_an_interrupted_search_ends_with_the_same_trials(shop, tmp_path, monkeypatch):
+    options = ("tune", shop, "--model", "multvae", "--trials", 7, "--epochs", 4, "--set", "hidden=8")
+    assert run(*options, "--run", tmp_path / "whole") == 0
+    count = []
+
+    def stopping(*arguments, **named):
+        count.append(1)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        return fitting.fit_model(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("aejax.experiment.tuning.fit_model", stopping)
+        assert run(*options, "--run", tmp_path / "cut") == 130
+    assert not (tmp_path / "cut").exists()
+    assert len(trials_of(tmp_path / ".cut.unfinished")) == 3
+    assert run(*options, "--run", tmp_path / "cut", "--resume") == 0
+    assert (tmp_path / "cut" / "trials.jsonl").read_bytes() == (tmp_path / "whole" / "trials.jsonl").read_bytes()
+    settings = trials_of(tmp_path / "cut")[-1]["settings"]
+    assert "hidden" not in settings and "epochs" not in settings  # what is given is fixed
+
+
+def test_a_hopeless_network_is_stopped_early(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr("aejax.experiment.tuning.PRUNE_AFTER_TRIALS", 1)
+    monkeypatch.setattr("aejax.experiment.tuning.PRUNE_AFTER_EPOCHS", 1)
+    options = ("--model", "multvae", "--trials", 8, "--epochs", 12, "--set", "hidden=8", "learning_rate=0.02")
+    assert run("tune", shop, *options, "--run", tmp_path / "tuned") == 0
+    trials = trials_of(tmp_path / "tuned")
+    pruned = [trial for trial in trials if trial["state"] == "pruned"]
+    assert pruned and all("validation" not in trial and 1 <= len(trial["curve"]) < 12 for trial in pruned)
+
+
+def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(shop, tmp_path, monkeypatch):
+    family = registry.family("ae")
+    search = {"learning_rate": Range(1e25, 1e30, log=True)}
+    monkeypatch.setattr(registry, "family", lambda name: type(family)(**{**vars(family), "search": search}))
+    assert run("tune", shop, "--model", "ae", "--trials", 3, "--epochs", 2, "--run", tmp_path / "tuned") == 0
+    trials = trials_of(tmp_path / "tuned")
+    assert [trial["state"] for trial in trials] == ["complete", "failed", "failed"]
+    assert "learning_rate" in trials[1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--model", "popularity"], "model popularity has no setting left to tune"),
+        (["--model", "ease", "--trials", "0"], "--trials is 0"),
+        (["--model", "ease", "--split", "reconstruction"], "no validation part"),
+        (["--model", "ease", "--set", "l2=1", "user_power=0"], "no setting left to tune"),
+        (["--model", "eas"], 'did you mean "ease"'),
+    ],
+)
+def test_bad_input(options, says, shop, tmp_path, capsys):
+    assert run("tune", shop, "--run", tmp_path / "tuned", *options) == 1
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
