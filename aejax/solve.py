@@ -6,8 +6,10 @@ tens of thousands of rows are not equally sound in every build of BLAS.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,11 @@ BLOCK = 2048
 @partial(jax.jit, donate_argnums=0)
 def _subtract_product(panel: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
     return panel - left @ right.T
+
+
+@partial(jax.jit, donate_argnums=0)
+def _negated(panel: jax.Array) -> jax.Array:
+    return -panel
 
 
 def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block: int = BLOCK) -> list[jax.Array]:
@@ -59,7 +66,9 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
             panels[i] = _subtract_product(panels[i], left, right[: panels[i].shape[1]])
             if i > k:
                 panels[i] = panels[i].at[:, start:stop].set(left)
-    return [-rows for rows in panels]
+    for k, rows in enumerate(panels):
+        panels[k] = _negated(rows)
+    return panels
 
 
 def _block_inverse(pivot: np.ndarray) -> jax.Array:
@@ -68,13 +77,31 @@ def _block_inverse(pivot: np.ndarray) -> jax.Array:
 
 
 def whole(panels: list[jax.Array]) -> np.ndarray:
-    """Block rows of the lower half -> the symmetric matrix `[n, n]`."""
+    """Block rows of the lower half -> the symmetric matrix `[n, n]`. The list is emptied, to need less memory."""
     size = panels[-1].shape[1]
-    full = np.empty((size, size), dtype=np.float32)
+    full = empty(size, size)
     start = 0
-    for rows in panels:
+    while panels:
+        rows = panels.pop(0)
         stop = rows.shape[1]
         full[start:stop, :stop] = rows
         full[:start, start:stop] = full[start:stop, :start].T
         start = stop
     return full
+
+
+def empty(rows: int, columns: int) -> np.ndarray:
+    """An array `[rows, columns]` float32 that `jax.device_put` takes over on a CPU without a copy."""
+    align = 64
+    raw = np.empty(rows * columns * 4 + align, dtype=np.uint8)
+    start = -raw.ctypes.data % align
+    return raw[start : start + rows * columns * 4].view(np.float32).reshape(rows, columns)
+
+
+def available_memory() -> int:
+    """Bytes of memory that new arrays can take, as the operating system estimates them."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -5,7 +5,7 @@
         --settings scripts/settings/ml-100k-items.json --peer-settings scripts/settings/recbole-ml-100k-items.json
 
 PEERS is an environment of its own with `scripts/peers/recbole.txt` in it. Both sides stop early by validation NDCG@100,
-train with three seeds and read test once per seed; the table holds the means over seeds, a row per split.
+read test once per seed; the table holds the means over seeds with the seeds' own figures, a row per split.
 """
 
 from __future__ import annotations
@@ -52,14 +52,20 @@ def main(
     differences = []
     for folder in folders:
         parts = experiment.prepare(DataConfig(str(folder)), SplitConfig("predefined")).split
-        ours = statistics.mean(
-            evaluate(experiment.fit_model(model, own, parts, seed=seed).model, parts.test).values["ndcg@100"].mean()
-            for seed in range(seeds)
-        )
-        theirs = statistics.mean(run_peer(peer_python, folder, peer_model, peer, seed)["test"] for seed in range(seeds))
-        differences.append(ours - theirs)
-        print(f"| {folder.name} | {ours:.4f} | {theirs:.4f} | {ours - theirs:+.4f} |", flush=True)
-    print(f"\nmean difference of ndcg@100 over {len(folders)} splits: {statistics.mean(differences):+.4f}")
+        ours, theirs = [], []
+        for seed in range(seeds):
+            fitted = experiment.fit_model(model, own, parts, seed=seed).model
+            ours.append(float(evaluate(fitted, parts.test).values["ndcg@100"].mean()))
+            theirs.append(run_peer(peer_python, folder, peer_model, peer, seed)["test"])
+        differences.append(statistics.mean(ours) - statistics.mean(theirs))
+        print(f"| {folder.name} | {shown(ours)} | {shown(theirs)} | {differences[-1]:+.4f} |", flush=True)
+    spread = f", standard deviation {statistics.stdev(differences):.4f}" if len(differences) > 1 else ""
+    print(f"\nndcg@100 over {len(folders)} splits{spread}, mean difference: {statistics.mean(differences):+.4f}")
+
+
+def shown(values: list[float]) -> str:
+    """The mean of a row's seeds, and each of them."""
+    return f"{statistics.mean(values):.4f} ({', '.join(f'{value:.4f}' for value in values)})"
 
 
 def run_peer(python: Path, folder: Path, model: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     python scripts/results_table.py data/prepared_data --settings scripts/settings/completejourney-time.json
 
-prints Markdown: means over three training seeds, 95% intervals over customers, and how far the seeds' means lie apart.
+runs every protocol with the same settings and prints Markdown: means over three training seeds, 95% intervals over
+customers, and how far the seeds' means lie apart.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The closed-form linear autoencoders against a slow dense twin, both sides, every option."""
 
-import dataclasses
-
+import jax
 import numpy as np
 import pytest
 
@@ -51,9 +50,13 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("settings", OPTIONS)
-@pytest.mark.parametrize("side", ["items", "users"])
-def test_both_sides_equal_the_dense_twin(tiny_lines, settings, side):
-    model = linear.fit(tiny_lines, dataclasses.replace(settings, side=side))
+@pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_every_side_equals_the_dense_twin(tiny_lines, settings, side, by_rows, monkeypatch):
+    monkeypatch.setattr(linear, "_side", lambda *sizes: side)
+    monkeypatch.setattr(linear, "CELLS_PER_ROW_READ", 0 if by_rows else 1000)
+    monkeypatch.setattr(linear.solve, "BLOCK", 8)
+    model = linear.fit(tiny_lines, settings)
     users = np.arange(len(tiny_lines.users))
     scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
     assert scores.shape == (len(users), len(tiny_lines.items))
@@ -86,6 +89,36 @@ def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_arr
     model = linear.fit(few, EASESettings())
     assert isinstance(model, linear.UserWeights)
     assert model.answers.shape == (10, 30) and model.rows.shape == (10, 30)
+
+
+def test_the_side_is_the_least_work_that_fits(monkeypatch):
+    monkeypatch.setattr(linear.solve, "available_memory", lambda: 16e9)
+    assert linear._side(2_500, 17_000, 600_000, "auto") == "users"
+    assert linear._side(30_000, 41_000, 810_000, "auto") == "users-to-items"  # short histories: few rows to read
+    assert linear._side(100_000, 10_000, 5_000_000, "auto") == "items"
+    assert linear._side(2_500, 17_000, 600_000, "items") == "items"
+    monkeypatch.setattr(linear.solve, "available_memory", lambda: 8e9)
+    assert linear._side(9_000, 60_000, 810_000, "auto") == "users"  # products are too many for a matrix between them
+    monkeypatch.setattr(linear.solve, "available_memory", lambda: 1e9)
+    with pytest.raises(InputError, match=r"30,000 customers x 41,000 products need 10\.\d GB .*1\.0 GB are free.*gfcf"):
+        linear._side(30_000, 41_000, 810_000, "auto")
+
+
+def test_memory_is_asked_for_before_anything_is_allocated(tiny_lines, monkeypatch):
+    monkeypatch.setattr(linear.solve, "available_memory", lambda: 10)
+    monkeypatch.setattr(linear.solve, "inverse_panels", None)
+    with pytest.raises(InputError, match="60 customers x 30 products need"):
+        linear.fit(tiny_lines, EASESettings())
+
+
+def test_a_solved_matrix_is_handed_over_without_a_copy():
+    array = solve.empty(30, 30)
+    array[:] = 1.0
+    assert jax.device_put(array, jax.devices("cpu")[0]).unsafe_buffer_pointer() == array.ctypes.data
+
+
+def test_free_memory_is_a_number_of_bytes():
+    assert 10**7 < solve.available_memory() < 10**14
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 29])

@@ -6,6 +6,7 @@ import sys
 import against_recbole
 import benchmark
 import numpy as np
+import pandas as pd
 import pytest
 import results_table
 import train
@@ -14,6 +15,8 @@ import write_inter
 from aejax import datasets, experiment, registry
 from aejax.config import DataConfig, SplitConfig
 from aejax.evaluation import evaluate
+from aejax.interactions import net_returns
+from aejax.matrix import user_item_matrix
 from tests.shops import write_shop
 
 
@@ -85,8 +88,8 @@ def test_the_pairing_runs_the_peer_on_the_same_files_with_its_own_settings(shop,
     assert all("latent_dimension=8 mlp_hidden_size=[]" in call and "--test" in call for call in asked)
     assert [str(folder) in call for folder, call in zip(np.repeat(folders, 2), asked, strict=True)] == [True] * 4
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4]]
-    assert [row[2] for row in rows] == ["0.2500", "0.2500"]
-    assert float(rows[0][3]) == pytest.approx(float(rows[0][1]) - 0.25, abs=2e-4)
+    assert [row[2] for row in rows] == ["0.2500 (0.2500, 0.2500)"] * 2
+    assert float(rows[0][3]) == pytest.approx(float(rows[0][1].split()[0]) - 0.25, abs=2e-4)
     mean = np.mean([float(row[3]) for row in rows])
     assert float(lines[-1].split()[-1]) == pytest.approx(mean, abs=2e-4)
 
@@ -94,7 +97,16 @@ def test_the_pairing_runs_the_peer_on_the_same_files_with_its_own_settings(shop,
 def test_the_benchmark_measures_what_it_names(shop, tmp_path, capsys):
     write_inter.main(shop, tmp_path, min_customers=1, split_seeds=1)
     assert benchmark.own_epoch(str(tmp_path / "shop-s0"), "16", "8", "4", "4") > 0
-    assert all(value >= 0 for value in benchmark.in_fresh_process("read_to_matrix", str(shop)))
+    _, megabytes = benchmark.in_fresh_process("read_to_matrix", str(shop))
+    assert 20 < megabytes < 1000  # pandas and pyarrow are in it, this process's JAX is not
     capsys.readouterr()
     assert benchmark.show("three", [3.0, 1.0, 2.0], "s") == 2.0
     assert "[1, 3]  n=3" in capsys.readouterr().out
+
+
+def test_the_pivot_beside_which_the_matrix_is_measured_holds_the_same_cells(shop):
+    lines = datasets.read(shop).interactions
+    orders = pd.read_csv(shop / "orders.csv", dtype={"customer_id": str, "lineitem_sku": str})
+    cells = orders.groupby(["customer_id", "lineitem_sku"])["lineitem_quantity"].sum()
+    assert user_item_matrix(net_returns(lines), "quantity").sum() == cells.sum()
+    assert user_item_matrix(net_returns(lines), "quantity").nnz == len(cells)

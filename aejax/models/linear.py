@@ -32,8 +32,9 @@ matrix: with `Xw = W^1/2 X` and `M = (Xw L^-1 Xw' + 1)^-1`, the Woodbury identit
 
     P = L^-1 - L^-1 Xw' M Xw L^-1        P Xw' = L^-1 Xw' M        P_jj = (1 - Xw_j' M Xw_j / L_j) / L_j
 
-so `x P X' W Y = c Nt` and `x P = (x - c N) L^-1` with `c = x L^-1 Xw'`, `N = M Xw`, `Nt = M Yw`: the model stores N
-`[U, I]`.
+so `x P X' W Y = c Nt` and `x P = (x - c N) L^-1` with `c = x L^-1 Xw'`, `N = M Xw`, `Nt = M Yw`: the model is a
+matrix `[U, I]`, N with g folded in. Where customers are many and their histories short, `B = L^-1 Xw' N - diag(g / L)`
+is multiplied out once instead, because a customer's scores then are a few of its rows.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ from aejax.matrix import check_values, history_matrix, user_item_matrix
 from aejax.models import Family, Range
 
 SIDES = ("auto", "items", "users")
+# A row that is read costs a CPU's memory as much time as this many multiplications of a row cost its cores.
+CELLS_PER_ROW_READ = 50
+GB = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +128,20 @@ def _product(weights: jax.Array, batch: Batch) -> jax.Array:
     return densify(batch, weights.shape[0]) @ weights
 
 
+@jax.jit
+def _sum_of_rows(weights: jax.Array, batch: Batch) -> jax.Array:
+    """The same as `_product`, for short histories on a CPU: it reads only the rows that a history names."""
+    count = weights.shape[0]
+
+    def one(history: Batch) -> jax.Array:
+        def add(position: jax.Array, total: jax.Array) -> jax.Array:
+            return total + history.values[position] * weights[history.items[position]]
+
+        return jax.lax.fori_loop(0, (history.items < count).sum(), add, jnp.zeros(count))
+
+    return jax.lax.map(one, batch)
+
+
 @dataclasses.dataclass(frozen=True)
 class ItemWeights:
     """The model as a matrix between products.
@@ -142,7 +160,8 @@ class ItemWeights:
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _product(self.weights, batch)
+        few = batch.items.shape[1] * CELLS_PER_ROW_READ < len(self.weights) and jax.default_backend() == "cpu"
+        return (_sum_of_rows if few else _product)(self.weights, batch)
 
     def state(self) -> dict[str, jax.Array]:
         """What a run stores of it."""
@@ -219,14 +238,37 @@ def fit(train: Interactions, settings: EASESettings) -> ItemWeights | UserWeight
     energy = np.asarray(inputs.multiply(inputs).sum(axis=0), dtype=np.float64).ravel()
     ridge = settings.l2 * customers**settings.l2_power + settings.dropout / (1 - settings.dropout) * energy
     scale = customers**settings.item_power
-    side = settings.side
-    if side == "auto":
-        side = "users" if inputs.shape[0] < inputs.shape[1] else "items"
+    side = _side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
     try:
-        solved = _solve_users if side == "users" else _solve_items
-        return solved(inputs, targets, ridge, scale, settings)
+        return _SOLVERS[side](inputs, targets, ridge, scale, settings)
     except np.linalg.LinAlgError:
         raise InputError(f"l2 {settings.l2:g} leaves the system singular in float32; try a larger l2") from None
+
+
+def _side(users: int, items: int, cells: int, wanted: str) -> str:
+    """`items`, `users`, or `users-to-items` (solved by users, multiplied out to `[I, I]`): the least work that fits.
+
+    Raises:
+      InputError: none of them fits in memory.
+    """
+    by_users = "users-to-items" if users * users > CELLS_PER_ROW_READ * cells else "users"
+    needed = {  # bytes at the worst moment: the inverse in blocks and whole, and what is made of it
+        "items": 4 * 2.6 * items * items,
+        "users-to-items": 4 * (users * users + max(0.6 * users * users, items * items + 2048.0 * items)),
+        "users": 4 * (users * users + max(0.6 * users * users, 2.0 * users * items)),
+    }
+    order = {"items": ["items"], "users": [by_users, "users"]}.get(wanted) or (
+        [by_users, "users", "items"] if users < items else ["items", by_users, "users"]
+    )
+    free = solve.available_memory()
+    for side in order:
+        if needed[side] <= free:
+            return side
+    least = min(order, key=needed.__getitem__)
+    raise InputError(
+        f"{users:,} customers x {items:,} products need {needed[least] / GB:.1f} GB of memory at least, and "
+        f"{free / GB:.1f} GB are free; raise --min-customers, or use --model gfcf, which has no such matrix"
+    )
 
 
 def _scale_rows(matrix: sp.csr_array, factor: np.ndarray) -> sp.csr_array:
@@ -263,20 +305,42 @@ def _solve_items(
         weights = np.ascontiguousarray((sp.csr_array(targets.T) @ (inputs @ inverse)).T)
         multiplier = _multiplier(weights.diagonal().astype(np.float64), diagonal, settings.xi)
         weights -= inverse * multiplier.astype(np.float32)
-    if not settings.xi:
-        np.fill_diagonal(weights, 0.0)
-    if settings.item_power:
-        weights *= scale[:, None].astype(np.float32)
-        weights /= scale.astype(np.float32)
-    return ItemWeights(jnp.asarray(weights), settings)
+    return _item_weights(weights, scale, settings)
 
 
-def _solve_users(
-    inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, scale: np.ndarray, settings: EASESettings
-) -> UserWeights:
-    rows = inputs.copy()
-    rows.data /= ridge[rows.indices].astype(np.float32)
+@dataclasses.dataclass(frozen=True)
+class _UserSolution:
+    """M of the module's docstring, and what is made of it block of products by block of products.
+
+    Attributes:
+      inverse: M, `[U, U]`.
+      columns: `Xw'`, `[I, U]`.
+      targets: `Yw'`, `[I, U]`.
+      ridge: the diagonal of L.
+      xi: the most that a product's own weight may be.
+    """
+
+    inverse: np.ndarray
+    columns: sp.csr_array
+    targets: sp.csr_array
+    ridge: np.ndarray
+    xi: float
+
+    def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """For products `start` to `stop`: `(Nt + N diag(g / L))'`, `[products, U]`, and `g / L`."""
+        ridge, columns = self.ridge[start:stop], self.columns[start:stop]
+        solved = np.asarray(columns @ self.inverse)
+        answers = solved
+        if self.targets is not self.columns:
+            answers = np.asarray(self.targets[start:stop] @ self.inverse)
+        diagonal = (1.0 - _row_products(columns, solved) / ridge) / ridge
+        own = _multiplier(_row_products(columns, answers) / ridge, diagonal, self.xi) / ridge
+        return answers + solved * own[:, None].astype(np.float32), own
+
+
+def _by_users(inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, xi: float) -> _UserSolution:
     columns = sp.csr_array(inputs.T)
+    rows = _over_ridge(inputs, ridge)
 
     def panel(start: int, stop: int) -> np.ndarray:
         block = (rows[start:stop] @ columns[:, :stop]).toarray()
@@ -284,22 +348,63 @@ def _solve_users(
         return block
 
     inverse = solve.whole(solve.inverse_panels(panel, inputs.shape[0]))
-    solved = np.ascontiguousarray((columns @ inverse).T)
-    answers = solved if targets is inputs else np.ascontiguousarray((sp.csr_array(targets.T) @ inverse).T)
-    diagonal = (1.0 - _column_products(inputs, solved) / ridge) / ridge
-    own = _multiplier(_column_products(inputs, answers) / ridge, diagonal, settings.xi) / ridge
-    answers = answers + solved * own.astype(np.float32)
-    answers /= scale.astype(np.float32)
+    return _UserSolution(inverse, columns, columns if targets is inputs else sp.csr_array(targets.T), ridge, xi)
+
+
+def _over_ridge(inputs: sp.csr_array, ridge: np.ndarray) -> sp.csr_array:
+    rows = inputs.copy()
+    rows.data /= ridge[rows.indices].astype(np.float32)
+    return rows
+
+
+def _solve_users(
+    inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, scale: np.ndarray, settings: EASESettings
+) -> UserWeights:
+    answers, own = _by_users(inputs, targets, ridge, settings.xi).answers(0, inputs.shape[1])
+    answers /= scale[:, None].astype(np.float32)
     return UserWeights(
-        jnp.asarray(answers), jnp.asarray(own / scale, dtype=jnp.float32), scale.astype(np.float32), rows, settings
+        jnp.asarray(answers.T),
+        jnp.asarray(own / scale, dtype=jnp.float32),
+        scale.astype(np.float32),
+        _over_ridge(inputs, ridge),
+        settings,
     )
 
 
-def _column_products(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
-    """`[U, I], [U, I]` -> the product of each pair of columns, `[I]`, summed in float64."""
-    user = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.indptr))
-    products = sparse.data.astype(np.float64) * dense[user, sparse.indices]
-    return np.bincount(sparse.indices, weights=products, minlength=sparse.shape[1])
+def _solve_users_to_items(
+    inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, scale: np.ndarray, settings: EASESettings
+) -> ItemWeights:
+    solution = _by_users(inputs, targets, ridge, settings.xi)
+    back = sp.csr_array(_over_ridge(inputs, ridge).T)
+    count = inputs.shape[1]
+    weights = solve.empty(count, count)
+    for start in range(0, count, solve.BLOCK):
+        stop = min(start + solve.BLOCK, count)
+        answers, own = solution.answers(start, stop)
+        block = np.asarray(back @ np.ascontiguousarray(answers.T))
+        block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
+        weights[:, start:stop] = block
+    del solution
+    return _item_weights(weights, scale, settings)
+
+
+def _item_weights(weights: np.ndarray, scale: np.ndarray, settings: EASESettings) -> ItemWeights:
+    if not settings.xi:
+        np.fill_diagonal(weights, 0.0)
+    if settings.item_power:
+        weights *= scale[:, None].astype(np.float32)
+        weights /= scale.astype(np.float32)
+    return ItemWeights(jax.device_put(weights), settings)
+
+
+_SOLVERS = {"items": _solve_items, "users": _solve_users, "users-to-items": _solve_users_to_items}
+
+
+def _row_products(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
+    """`[n, U], [n, U]` -> the product of each pair of rows, `[n]`, summed in float64."""
+    row = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.indptr))
+    products = sparse.data.astype(np.float64) * dense[row, sparse.indices]
+    return np.bincount(row, weights=products, minlength=sparse.shape[0])
 
 
 def restore(state: dict[str, Any], settings: EASESettings, *, items: int) -> ItemWeights | UserWeights:
