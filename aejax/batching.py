@@ -84,10 +84,12 @@ def epoch_order(key: jax.Array, users: int, batch_size: int) -> jax.Array:
     return jnp.concatenate([order, padding]).reshape(steps, batch_size)
 
 
-def pad_rows(matrix: sp.csr_array, *, rows: int | None = None) -> Batch:
-    """CSR `[n, I]` -> a batch of `rows >= n` rows (default n), padded on the host to a bucketed length."""
+def pad_rows(matrix: sp.csr_array, *, rows: int | None = None, length: int | None = None) -> Batch:
+    """CSR `[n, I]` -> a batch of `rows >= n` rows (default n), padded on the host to `length`, by default a bucketed
+    one.
+    """
     rows = matrix.shape[0] if rows is None else rows
-    length = bucket(longest_row(matrix))
+    length = bucket(longest_row(matrix)) if length is None else length
     items = np.full((rows, length), matrix.shape[1], dtype=np.int32)
     values = np.zeros((rows, length), dtype=np.float32)
     counts = np.diff(matrix.indptr)

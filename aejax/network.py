@@ -185,11 +185,16 @@ def fit_network(
         key=train_key,
         epochs=settings.epochs,
         patience=settings.patience,
-        learning_rate=settings.learning_rate,
+        remedy=f"learning_rate is {settings.learning_rate:g}; try --set learning_rate={_lower(settings.learning_rate)}",
         validate=None if validate is None else lambda params: validate(network(params)),
         on_epoch=on_epoch,
     )
     return network(progress.best_params), progress
+
+
+def _lower(learning_rate: float) -> str:
+    """A learning rate to try after one that diverged: a tenth, and nothing that is as hopeless."""
+    return f"{min(learning_rate / 10, 1e-3):g}"
 
 
 def fit_and_restore(

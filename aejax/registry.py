@@ -24,6 +24,7 @@ MODELS = {
     "itemknn": "aejax.models.neighbours:ITEMKNN",
     "userknn": "aejax.models.neighbours:USERKNN",
     "rp3beta": "aejax.models.neighbours:RP3BETA",
+    "ials": "aejax.models.ials:FAMILY",
     "gfcf": "aejax.models.gfcf:GFCF",
     "ease": "aejax.models.linear:EASE",
     "edlae": "aejax.models.linear:EDLAE",

@@ -132,11 +132,8 @@ def make_epoch(
     return lambda state, epoch_key: compiled(rows, state, epoch_key)
 
 
-def _diverged(epoch: int, name: str, value: float, learning_rate: float) -> InputError:
-    return InputError(
-        f"epoch {epoch}: the {name} is {value} at learning_rate {learning_rate:g}; "
-        f"try --set learning_rate={learning_rate / 10:g}"
-    )
+def _diverged(epoch: int, name: str, value: float, remedy: str) -> InputError:
+    return InputError(f"epoch {epoch}: the {name} is {value}; {remedy}")
 
 
 def run_epochs(
@@ -146,7 +143,7 @@ def run_epochs(
     key: jax.Array,
     epochs: int,
     patience: int,
-    learning_rate: float,
+    remedy: str,
     validate: Callable[[Params], float] | None,
     on_epoch: Callable[[Progress[Params], dict[str, float]], None],
 ) -> Progress[Params]:
@@ -161,7 +158,7 @@ def run_epochs(
       key: for all epochs.
       epochs: the most epochs.
       patience: epochs without improvement before stopping.
-      learning_rate: named in the message when training diverges.
+      remedy: what the message says when training diverges.
       validate: parameters to a score, higher is better; None: no early stopping, the last parameters are the best.
       on_epoch: told the progress and a record of plain numbers after every epoch.
 
@@ -173,13 +170,13 @@ def run_epochs(
         state, mean_loss = epoch(progress.state, jax.random.fold_in(key, number))
         loss = float(jax.device_get(mean_loss))  # the one fetch of this epoch
         if not math.isfinite(loss):
-            raise _diverged(number, "loss", loss, learning_rate)
+            raise _diverged(number, "loss", loss, remedy)
         record = {"epoch": number, "loss": loss}
         score = math.inf
         if validate is not None:
             score = record["validation"] = validate(state.params)
             if math.isnan(score):
-                raise _diverged(number, "validation score", score, learning_rate)
+                raise _diverged(number, "validation score", score, remedy)
         if validate is None or score > progress.best_score:
             best_params = jax.tree.map(jnp.copy, state.params)
             progress = Progress(state, best_params, score, number, number)

@@ -80,7 +80,7 @@ def content(file, data):
         (
             lambda shop: None,
             ["--set", "learning_rate=1e30"],
-            ["epoch 1", "learning_rate 1e+30", "--set learning_rate="],
+            ["epoch 1", "learning_rate is 1e+30", "--set learning_rate=0.001"],
         ),
     ],
 )

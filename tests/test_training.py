@@ -75,7 +75,7 @@ def train(epoch: Any, *, seed: int = 0, start: Any = None, stored: list | None =
         "key": jax.random.key(seed),
         "epochs": 6,
         "patience": 6,
-        "learning_rate": LEARNING_RATE,
+        "remedy": "do this",
         "validate": None,
         "on_epoch": on_epoch,
     }
@@ -183,7 +183,7 @@ def test_several_epochs_of_several_batches_compile_once(matrix):
     traced = chex.assert_max_traces(noisy, n=1)
     progress = init_progress(fresh(optimizer))
     epoch = epoch_of(matrix, traced, optimizer)
-    arguments: dict[str, Any] = {"patience": 9, "learning_rate": 1.0, "on_epoch": lambda progress, record: None}
+    arguments: dict[str, Any] = {"patience": 9, "remedy": "do this", "on_epoch": lambda progress, record: None}
     key = jax.random.key(0)
     progress = run_epochs(epoch, progress, key=key, epochs=4, validate=lambda params: 0.0, **arguments)
     assert progress.state.step == 4 * 3
@@ -250,7 +250,7 @@ def test_validation_sees_the_parameters_of_its_epoch(epoch):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_names_epoch_learning_rate_and_remedy(matrix, value):
+def test_a_loss_that_is_not_finite_names_epoch_and_remedy(matrix, value):
     optimizer = optax.adam(0.5)
 
     def breaks(params: Any, batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
@@ -265,14 +265,13 @@ def test_a_loss_that_is_not_finite_names_epoch_learning_rate_and_remedy(matrix, 
             key=jax.random.key(0),
             epochs=9,
             patience=9,
-            learning_rate=0.5,
+            remedy="do this",
             validate=None,
             on_epoch=lambda progress, record: told.append(record["epoch"]),
         )
     message = str(caught.value)
     assert message.startswith(f"epoch 3: the loss is {value}")
-    assert "learning_rate 0.5" in message
-    assert "--set learning_rate=0.05" in message
+    assert message.endswith("; do this")
     assert told == [1, 2]
 
 
@@ -296,7 +295,7 @@ def test_epochs_draw_different_noise(matrix):
         key=jax.random.key(0),
         epochs=4,
         patience=4,
-        learning_rate=1.0,
+        remedy="do this",
         validate=None,
         on_epoch=lambda progress, record: records.append(record["loss"]),
     )
@@ -332,5 +331,5 @@ def test_a_finished_training_goes_no_further(epoch):
 
 
 def test_a_validation_score_that_is_nan_stops_with_its_epoch(epoch):
-    with pytest.raises(InputError, match="epoch 2: the validation score is nan at learning_rate"):
+    with pytest.raises(InputError, match="epoch 2: the validation score is nan; do this"):
         train(epoch, validate=scripted([0.5, math.nan]), patience=3, epochs=9)
