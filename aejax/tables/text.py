@@ -200,6 +200,7 @@ def read_columns(file: TextFile, columns: Sequence[str], *, coded: bool = True) 
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(wanted, _CODED if coded else pa.string()), include_columns=wanted
             ),
+            memory_pool=pa.system_memory_pool(),  # gives back what it no longer needs
         )
     except pa.ArrowInvalid as problem:
         raise _explained(file, problem) from None
