@@ -24,7 +24,7 @@ from aejax.errors import InputError
 from aejax.interactions import Vocabulary
 from aejax.quality import shown
 
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 _CODED = pa.dictionary(pa.int32(), pa.string())
 
 
