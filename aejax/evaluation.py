@@ -41,7 +41,9 @@ class Evaluation:
 
 
 @partial(jax.jit, static_argnames="depth")
-def _hits(scores: jax.Array, seen: jax.Array, targets: jax.Array, depth: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def hits_of(
+    scores: jax.Array, seen: jax.Array, targets: jax.Array, depth: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Scores `[B, I]`, padded seen and target items `[B, L]` -> the top items, which of them hit, and any NaN."""
     _, top = ranking.top_k_items(ranking.mask_items(scores, seen), depth)
     return top, ranking.membership(top, targets, scores.shape[1]), jnp.isnan(scores).any()
@@ -97,7 +99,7 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     pieces: list[dict[str, np.ndarray]] = []
     recommended = np.zeros(items + 1, dtype=bool)
     for piece in _chunks(model, part, chunk or batching.scoring_chunk(items)):
-        top, hits, any_nan = _hits(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
+        top, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
         values = _user_metrics(hits, jnp.maximum(piece.counts, 1))
         top, any_nan, values = jax.device_get((top, any_nan, values))
         if any_nan:
@@ -123,7 +125,7 @@ def validator(part: HeldOut) -> Callable[[Model], float]:
             chunks.extend(_chunks(model, part, batching.scoring_chunk(part.targets.shape[1])))
         totals = []
         for piece in chunks:
-            _, hits, any_nan = _hits(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
+            _, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
             totals.append(jnp.where(any_nan, jnp.nan, _total_ndcg(hits, piece.counts)))
         return float(jax.device_get(jnp.stack(totals).sum())) / len(part)
 

@@ -30,6 +30,15 @@ MODELS = {
     "edlae": "aejax.models.linear:EDLAE",
     "rdlae": "aejax.models.linear:RDLAE",
     "dan": "aejax.models.linear:DAN",
+    "blend": "aejax.experiment.blending:FAMILY",
+}
+
+
+_EXPECTED = {
+    float: "a finite number",
+    tuple[int, ...]: "whole numbers such as 128,64",
+    tuple[float, ...]: "numbers such as 0.7,0.3",
+    tuple[str, ...]: "names such as ease,gfcf",
 }
 
 
@@ -77,13 +86,17 @@ def _parse(place: str, value: Any, kind: Any) -> Any:
     try:
         if typing.get_origin(kind) is tuple:
             parts = value.strip("()[] ").split(",") if isinstance(value, str) else value
-            return tuple(_parse(place, part, typing.get_args(kind)[0]) for part in parts if str(part).strip())
+            parts = [part.strip(" '\"") if isinstance(part, str) else part for part in parts]
+            return tuple(_parse(place, part, typing.get_args(kind)[0]) for part in parts if part != "")
         if kind is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
+        if typing.get_origin(kind) is Mapping:
+            if not isinstance(value, Mapping):
+                raise TypeError
+            return value
         if kind is float and not math.isfinite(float(value)):
             raise ValueError
         return kind(value)
     except (ValueError, TypeError):
-        is_tuple = typing.get_origin(kind) is tuple
-        expected = "whole numbers such as 128,64" if is_tuple else {float: "a finite number"}.get(kind, kind.__name__)
+        expected = _EXPECTED.get(kind, getattr(kind, "__name__", "a table of settings"))
         raise InputError(f'{place} is "{value}"; expected {expected}') from None

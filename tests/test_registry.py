@@ -52,7 +52,7 @@ def fit(name: str):
     return model
 
 
-@pytest.fixture(scope="module", params=sorted(registry.MODELS))
+@pytest.fixture(scope="module", params=sorted(registry.MODELS.keys() - {"blend"}))
 def fitted(request):
     return request.param, fit(request.param)
 
@@ -102,7 +102,8 @@ def test_every_settings_class_is_frozen_and_its_defaults_survive_text_and_json(n
     assert family.settings.__dataclass_params__.frozen
     plain = dataclasses.asdict(defaults)
     assert registry.make_settings(name, json.loads(json.dumps(plain))) == defaults
-    assert registry.make_settings(name, {key: str(value) for key, value in plain.items()}) == defaults
+    text = {key: str(value) for key, value in plain.items() if not isinstance(value, dict)}
+    assert registry.make_settings(name, text | {key: plain[key] for key in plain.keys() - text.keys()}) == defaults
 
 
 def test_an_unknown_model_proposes_the_nearest():

@@ -94,9 +94,10 @@ class Common:
 
     def run_config(self, data: Path, model: str, seed: int) -> RunConfig:
         """All of a run of one model."""
+        from aejax import experiment
         from aejax.config import RunConfig, TrainingConfig
 
-        given = {**self.stored_settings().get(model, {}), **self.given_settings()}
+        given = experiment.own_settings(model, self.given_settings(), self.stored_settings())
         return RunConfig(self.data_config(data), self.split_config(), TrainingConfig(seed, self.device), model, given)
 
 
@@ -149,7 +150,7 @@ def fit(
 
     Args:
       data: the folder with the data.
-      model: popularity, ae, vae, multdae, multvae, ease, edlae, rdlae or dan.
+      model: such as multvae; an unknown name lists all of them.
       common: shared options.
       run: the run directory; default checkpoints/DATA-MODEL-SPLIT-sSEED.
       seed: seed of the training.

@@ -1,6 +1,6 @@
 """Fit, evaluate, compare and recommend: what the command line, the scripts and the README's ten lines all call."""
 
-from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, write_comparison
+from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, own_settings, write_comparison
 from aejax.experiment.fitting import Fitted, fit, fit_model, metrics_json
 from aejax.experiment.loading import (
     Run,
@@ -30,6 +30,7 @@ __all__ = [
     "load_run",
     "metrics_json",
     "on_device",
+    "own_settings",
     "prepare",
     "prepare_dataset",
     "read_customers",

@@ -17,6 +17,7 @@ from aejax.evaluation import Evaluation, evaluate, mean_with_interval
 from aejax.experiment.fitting import Fitted, begin_run, finish_run, fit_model, resolved
 from aejax.experiment.pages import comparison_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
+from aejax.experiment.selecting import Hooks
 from aejax.interactions import Dataset
 from aejax.split import resolve_protocol
 
@@ -88,6 +89,7 @@ def compare(
     logs: dict[str, tuple[Mapping[str, Any], ...]] = {}
     first: Prepared | None = None
     best: Trial | None = None
+    best_score = -1.0
     for split_seed in range(split_config.seed, split_config.seed + split_seeds):
         prepared = prepare_dataset(dataset, data, dataclasses.replace(split_config, seed=split_seed))
         first = first or prepared
@@ -99,13 +101,15 @@ def compare(
                         listen(name, seed, split_seed, stage, record)  # noqa: B023 (called within this iteration)
 
                 with on_device(device):
-                    fitted = fit_model(name, own, prepared.split, seed=seed, listen=heard)
+                    fitted = fit_model(name, own, prepared.split, seed=seed, hooks=Hooks(heard))
                     trial = Trial(name, seed, split_seed, fitted, evaluate(fitted.model, prepared.split.test))
                 rows.append(_per_user(trial, prepared))
                 summaries[name].append(_trial_summary(trial))
                 logs.setdefault(name, fitted.log)
-                if prepared is first and (best is None or fitted.validation > best.fitted.validation):
-                    best = trial
+                score = fitted.validation
+                assert score is not None
+                if prepared is first and score > best_score:
+                    best, best_score = trial, score
     assert first is not None and best is not None
     per_user = pd.concat(rows, ignore_index=True)
     result = {
@@ -187,10 +191,19 @@ def compare_settings(models: Sequence[str], given: Mapping[str, Any], stored: Ma
             raise InputError(f'none of {", ".join(models)} has a setting "{key}". Known: {", ".join(every)}')
     return {
         name: registry.make_settings(
-            name, {**stored.get(name, {}), **{key: value for key, value in given.items() if key in known[name]}}
+            name, own_settings(name, {key: value for key, value in given.items() if key in known[name]}, stored)
         )
         for name in models
     }
+
+
+def own_settings(name: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given of a model's settings over what is stored; a blend takes what is stored of its parts too."""
+    own = {**stored.get(name, {}), **given}
+    parts = {part: settings for part, settings in stored.items() if part != name}
+    if "parts" in registry.field_types(registry.family(name).settings):
+        own["settings"] = {**parts, **own.get("settings", {})}
+    return own
 
 
 def write_comparison(comparison: Comparison, unfinished: Path) -> None:

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from aejax import registry, report, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
-from aejax.evaluation import Evaluation, evaluate, report_metrics, validator
+from aejax.evaluation import Evaluation, evaluate, report_metrics
+from aejax.experiment.blending import BlendSettings, fit_blend
 from aejax.experiment.pages import run_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
-from aejax.interactions import Dataset, Interactions
+from aejax.experiment.selecting import EpochListener, Hooks, refit, select
+from aejax.interactions import Dataset
 from aejax.models import Model
 from aejax.split import Split
 from aejax.training import Progress
 
 SAVE_EVERY_S = 30.0
-# (stage, epoch record) after every epoch; the stages are "select" and "refit"
-EpochListener = Callable[[str, Mapping[str, float]], None]
-
-
-def _silent(stage: str, record: Mapping[str, float]) -> None:
-    """Listen to no epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,26 +32,19 @@ class Fitted:
 
     Attributes:
       model: the fitted model.
-      validation: its validation NDCG@100, from before a refit.
+      validation: its validation NDCG@100, from before a refit; None where it was not asked for.
       epochs: epochs of the last fit; 0 for a closed form or a rule.
       log: a record per epoch with its stage.
     """
 
     model: Model
-    validation: float
+    validation: float | None
     epochs: int
     log: tuple[Mapping[str, Any], ...]
 
 
 def fit_model(
-    name: str,
-    settings: Any,
-    parts: Split,
-    *,
-    seed: int,
-    listen: EpochListener = _silent,
-    on_progress: Callable[[str, Progress], None] | None = None,
-    resume: Callable[[str, Progress], tuple[Progress, list[dict[str, Any]]]] | None = None,
+    name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks | None = None, validated: bool = True
 ) -> Fitted:
     """Fit a model on a split: choose the number of epochs on validation, and fit once more where there is a refit.
 
@@ -67,43 +53,22 @@ def fit_model(
       settings: the model's settings.
       parts: the split; its test part is not looked at.
       seed: of everything random.
-      listen: told `(stage, record)` after every epoch.
-      on_progress: told `(stage, progress)` after every epoch, to save it.
-      resume: given `(stage, progress before the first epoch)`, returns where to start, and the records of the epochs
-        before that.
+      hooks: told of every epoch.
+      validated: score on validation what has nothing to choose, a closed form or a rule. Where there is a refit that
+        takes a fit of its own; without, it is fitted once, on all of it.
     """
-    family = registry.family(name)
-    validate = validator(parts.validation)
-    if not family.is_network:
-        score = validate(family.fit(parts.train, settings))
-        if math.isnan(score):
-            raise InputError(f"{name} scored NaN (not a number) on validation; see --set for its settings")
-        return Fitted(family.fit(parts.refit if parts.refit is not None else parts.train, settings), score, 0, ())
-
-    log: list[Mapping[str, Any]] = []
-    select_key, refit_key = jax.random.split(jax.random.key(seed))
-
-    def train(stage: str, lines: Interactions, own: Any, key: jax.Array, validate: Any) -> tuple[Model, Progress]:
-        def on_epoch(progress: Progress, record: dict[str, float]) -> None:
-            log.append({"stage": stage, **record})
-            listen(stage, record)
-            if on_progress is not None:
-                on_progress(stage, progress)
-
-        def start(progress: Progress) -> Progress:
-            if resume is None:
-                return progress
-            progress, earlier = resume(stage, progress)
-            log.extend(earlier)
-            return progress
-
-        return family.fit(lines, own, key=key, validate=validate, on_epoch=on_epoch, resume=start)
-
-    model, progress = train("select", parts.train, settings, select_key, validate)
+    hooks = Hooks() if hooks is None else hooks
+    if isinstance(settings, BlendSettings):
+        selected, model = fit_blend(settings, parts, seed=seed, hooks=hooks)
+        return Fitted(model, selected.validation, selected.epochs, tuple(hooks.log))
+    if parts.refit is not None and not validated and not registry.family(name).is_network:
+        return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, ())
+    selected = select(name, settings, parts, seed=seed, hooks=hooks)
+    score, epochs, model = selected.validation, selected.epochs, selected.model
     if parts.refit is not None:
-        chosen = dataclasses.replace(settings, epochs=progress.best_epoch)
-        model, _ = train("refit", parts.refit, chosen, refit_key, None)
-    return Fitted(model, progress.best_score, progress.best_epoch, tuple(log))
+        del selected, model  # the refit may need the memory
+        model = refit(name, settings, parts.refit, epochs, seed=seed, hooks=hooks)
+    return Fitted(model, score, epochs, tuple(hooks.log))
 
 
 def metrics_json(prepared: Prepared, evaluation: Evaluation) -> dict[str, Any]:
@@ -176,7 +141,7 @@ def fit(
     dataset: Dataset | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    listen: EpochListener = _silent,
+    listen: EpochListener = lambda stage, record: None,
 ) -> dict[str, Any]:
     """Fit a model and write its run directory, whole or not at all.
 
@@ -211,9 +176,8 @@ def fit(
             settings,
             prepared.split,
             seed=config.training.seed,
-            listen=both,
-            on_progress=saved.save,
-            resume=saved.resume,
+            hooks=Hooks(both, saved.save, saved.resume),
+            validated=False,
         )
         finish_run(unfinished, config, prepared, fitted, evaluate(fitted.model, prepared.split.test))
     return runs.read_json(run / "metrics.json")

@@ -29,7 +29,7 @@ def run_page(
         "title": f"{name} on {prepared.data_config.path}",
         "best": name,
         "models": {name: row},
-        "logs": {name: list(log)},
+        "logs": {name: _curves(log)},
         **_shared(prepared, model, int(row["users"]), environment),
     }
 
@@ -47,9 +47,14 @@ def comparison_page(
         "title": f"{', '.join(models)} on {prepared.data_config.path}",
         "best": result["best_on_validation"],
         "models": models,
-        "logs": {name: list(log) for name, log in logs.items()},
+        "logs": {name: _curves(log) for name, log in logs.items()},
         **_shared(prepared, best, int(result["users"]), environment),
     }
+
+
+def _curves(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The epochs of the model itself; those of a blend's parts are in log.jsonl."""
+    return [line for line in log if line["stage"] in ("select", "refit")]
 
 
 def _shared(prepared: Prepared, model: Model, users: int, environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.experiment.fitting import fit_model, open_run, read_log, write_log
 from aejax.experiment.preparing import Prepared, on_device
+from aejax.experiment.selecting import Hooks
 from aejax.interactions import Dataset
 from aejax.models import Choice, Range
 
@@ -148,7 +149,7 @@ def _trial(
 
     try:
         select = dataclasses.replace(prepared.split, refit=None)
-        fitted = fit_model(config.model, settings, select, seed=config.training.seed, listen=listen)
+        fitted = fit_model(config.model, settings, select, seed=config.training.seed, hooks=Hooks(listen))
     except optuna.TrialPruned:
         return {**record, "state": "pruned"}
     except InputError as problem:

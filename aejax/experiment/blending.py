@@ -1,0 +1,185 @@
+"""`blend`: several models fitted apart, their scores standardised per customer and added with weights from validation.
+
+    aejax fit DATA --model blend --set parts=ease,gfcf,multvae --settings FILE
+
+The parts take their own settings from FILE. They are fitted on train alone, weighed on validation, and those with a
+weight above 0 are fitted again on all that the protocol allows, with the weights fixed. The search starts from each
+part by itself, so a blend is never below its best part on the customers that it was weighed on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aejax import batching, evaluation, metrics, registry
+from aejax.errors import InputError
+from aejax.experiment.selecting import Hooks, Selected, refit, select
+from aejax.interactions import histories_of
+from aejax.models import Family, Model
+from aejax.models.blend import Blend, standardise
+from aejax.split import HeldOut, Split
+
+# Scores of one part that the search holds: 2^26 cells, 256 MiB.
+CELLS = 2**26
+FACTORS = (0.0, 0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
+ROUNDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class BlendSettings:
+    """Settings of `blend`.
+
+    Attributes:
+      parts: names of the models.
+      weights: of the parts, 0 for one left out; None: from validation.
+      settings: part -> its own settings; defaults where it has none.
+    """
+
+    parts: tuple[str, ...] = ("ease", "gfcf", "multvae")
+    weights: tuple[float, ...] | None = None
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.parts) < 2 or len(set(self.parts)) < len(self.parts) or "blend" in self.parts:
+            raise InputError(
+                f"parts is {','.join(self.parts)}; expected two or more different models, such as ease,gfcf"
+            )
+        own = {name: dict(self.settings.get(name, {})) for name in self.parts}
+        for name, given in own.items():
+            registry.make_settings(name, given)
+        object.__setattr__(self, "settings", own)
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.parts) or min(self.weights) < 0 or not max(self.weights) > 0:
+            raise InputError(
+                f"weights is {','.join(map(str, self.weights))}; expected {len(self.parts)} numbers of 0 or more, not "
+                "all 0, one for each of parts"
+            )
+
+    def of(self, part: str) -> Any:
+        """The settings of a part."""
+        return registry.make_settings(part, self.settings[part])
+
+
+def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks) -> tuple[Selected, Model]:
+    """Fit the parts, weigh them, and fit those that count again.
+
+    Returns:
+      The blend of the parts fitted on train with its validation score, and the one to test.
+    """
+    selected = {}
+    for name in settings.parts:
+        own_hooks = dataclasses.replace(hooks, prefix=f"{name} ")
+        selected[name] = select(name, settings.of(name), parts, seed=seed, hooks=own_hooks)
+    weights = settings.weights
+    if weights is None:
+        weights = find_weights([one.model for one in selected.values()], parts.validation)
+    positions = [number for number, weight in enumerate(weights) if weight > 0]
+    kept = [settings.parts[position] for position in positions]
+    blend = Blend([selected[name].model for name in kept], [weights[position] for position in positions], positions)
+    score = evaluation.validator(parts.validation)(blend)
+    record = {
+        "stage": "blend",
+        "weights": dict(zip(settings.parts, map(float, weights), strict=True)),
+        "validation": score,
+        "parts": {name: one.validation for name, one in selected.items()},
+    }
+    hooks.log.append(record)
+    chosen = Selected(blend, score, max(one.epochs for one in selected.values()))
+    if parts.refit is None:
+        return chosen, blend
+    epochs = {name: one.epochs for name, one in selected.items()}
+    models = [
+        refit(
+            name,
+            settings.of(name),
+            parts.refit,
+            epochs[name],
+            seed=seed,
+            hooks=dataclasses.replace(hooks, prefix=f"{name} "),
+        )
+        for name in kept
+    ]
+    return chosen, dataclasses.replace(blend, models=models)
+
+
+@partial(jax.jit, static_argnames="depth")
+def _ndcg(
+    scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array, depth: int
+) -> jax.Array:
+    """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
+    _, hits, _ = evaluation.hits_of(jnp.einsum("pni,p->ni", scores, weights), seen, targets, depth)
+    return metrics.ndcg_at_k(hits, counts, 100).sum()
+
+
+def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
+    """Weights that add up to 1, by coordinate ascent of NDCG@100 on the part's customers, or on as many of them, spread
+    evenly, as memory holds.
+    """
+    items = part.targets.shape[1]
+    count = min(len(part), max(1, CELLS // items))
+    chosen = np.unique(np.linspace(0, len(part) - 1, count).round().astype(int))
+    size = batching.scoring_chunk(items)
+    as_of = part.inputs.as_of
+    chunks = []
+    for start in range(0, len(chosen), size):
+        rows = chosen[start : start + size]
+        histories = histories_of(part.inputs.lines, rows, None if as_of is None else as_of[rows])
+        stack = jnp.stack([standardise(model.scores(model.encode(histories))) for model in models])
+        seen, targets = (jnp.asarray(batching.pad_rows(matrix[rows]).items) for matrix in (part.seen, part.targets))
+        chunks.append((stack, seen, targets, jnp.asarray(np.diff(part.targets.indptr)[rows])))
+
+    def score(weights: np.ndarray) -> float:
+        at = jnp.asarray(weights, dtype=jnp.float32)
+        totals = [_ndcg(stack, at, seen, targets, counts, metrics.DEPTH) for stack, seen, targets, counts in chunks]
+        return float(jax.device_get(jnp.stack(totals).sum())) / len(chosen)
+
+    starts = [*np.eye(len(models)), np.full(len(models), 1.0 / len(models))]
+    best, weights = max(((score(start), start) for start in starts), key=lambda found: found[0])
+    for _ in range(ROUNDS):
+        before = best
+        for part_number in range(len(models)):
+            for changed in _changes(weights, part_number):
+                found = score(changed)
+                # Of equals the one with a part fewer.
+                if found > best or (found == best and np.count_nonzero(changed) < np.count_nonzero(weights)):
+                    best, weights = found, changed
+        if best == before:
+            break
+    return tuple(float(weight) for weight in weights)
+
+
+def _changes(weights: np.ndarray, part: int) -> list[np.ndarray]:
+    """The weights with one of them changed, adding up to 1; a part with none is given some."""
+    values = weights[part] * np.array(FACTORS) if weights[part] else weights.max() * np.array([0.1, 0.3, 1.0])
+    changes = []
+    for value in values:
+        changed = weights.copy()
+        changed[part] = value
+        if changed.sum() > 0:
+            changes.append(changed / changed.sum())
+    return changes
+
+
+def _fit(*arguments: Any, **options: Any) -> Model:
+    raise TypeError("a blend needs a validation part; use aejax.experiment.fit_model")
+
+
+def _restore(state: Mapping[str, Any], settings: BlendSettings, *, items: int) -> Model:
+    """The blend whose `state()` that was."""
+    positions = [int(position) for position in np.asarray(state["positions"])]
+    models = []
+    for number, position in enumerate(positions):
+        name = settings.parts[position]
+        models.append(registry.family(name).restore(state[str(number)], settings.of(name), items=items))
+    return Blend(models, [float(weight) for weight in np.asarray(state["weights"])], positions)
+
+
+FAMILY = Family(BlendSettings, {}, _fit, _restore, is_network=True)

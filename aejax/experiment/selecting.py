@@ -1,0 +1,118 @@
+"""One model on one split: the choice on validation, and the fit after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from aejax import registry
+from aejax.errors import InputError
+from aejax.evaluation import validator
+from aejax.interactions import Interactions
+from aejax.models import Model
+from aejax.split import Split
+from aejax.training import Progress
+
+# (stage, epoch record) after every epoch; the stages are "select" and "refit"
+EpochListener = Callable[[str, Mapping[str, float]], None]
+
+
+def _silent(stage: str, told: Any) -> None:
+    """Listen to nothing."""
+
+
+def _from_the_start(stage: str, progress: Progress) -> tuple[Progress, list[dict[str, Any]]]:
+    """Resume nothing."""
+    return progress, []
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What is told of a training, and may resume it.
+
+    Attributes:
+      listen: told `(stage, record)` after every epoch.
+      on_progress: told `(stage, progress)` after every epoch, to save it.
+      resume: given `(stage, progress before the first epoch)`, returns where to start, and the records of the epochs
+        before that.
+      prefix: stands before the names of the stages.
+      log: a record per epoch with its stage; grows.
+    """
+
+    listen: EpochListener = _silent
+    on_progress: Callable[[str, Progress], None] = _silent
+    resume: Callable[[str, Progress], tuple[Progress, list[dict[str, Any]]]] = _from_the_start
+    prefix: str = ""
+    log: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selected:
+    """A model fitted on the train part.
+
+    Attributes:
+      model: the model of the best epoch.
+      validation: its validation NDCG@100.
+      epochs: that epoch; 0 for a closed form or a rule.
+    """
+
+    model: Model
+    validation: float
+    epochs: int
+
+
+def select(name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks) -> Selected:
+    """Fit on the train part, with the number of epochs chosen on validation.
+
+    Raises:
+      InputError: the model scores NaN.
+    """
+    family = registry.family(name)
+    validate = validator(parts.validation)
+    if family.is_network:
+        key, _ = jax.random.split(jax.random.key(seed))
+        model, progress = _train("select", name, parts.train, settings, key, validate, hooks)
+        return Selected(model, progress.best_score, progress.best_epoch)
+    model = family.fit(parts.train, settings)
+    score = validate(model)
+    if math.isnan(score):
+        raise InputError(f"{name} scored NaN (not a number) on validation; see --set for its settings")
+    return Selected(model, score, 0)
+
+
+def refit(name: str, settings: Any, lines: Interactions, epochs: int, *, seed: int, hooks: Hooks) -> Model:
+    """Fit on train and validation together, for the number of epochs that was chosen."""
+    family = registry.family(name)
+    if not family.is_network:
+        return family.fit(lines, settings)
+    _, key = jax.random.split(jax.random.key(seed))
+    model, _ = _train("refit", name, lines, dataclasses.replace(settings, epochs=epochs), key, None, hooks)
+    return model
+
+
+def _train(
+    stage: str,
+    name: str,
+    lines: Interactions,
+    settings: Any,
+    key: jax.Array,
+    validate: Callable[[Model], float] | None,
+    hooks: Hooks,
+) -> tuple[Model, Progress]:
+    stage = hooks.prefix + stage
+
+    def on_epoch(progress: Progress, record: dict[str, float]) -> None:
+        hooks.log.append({"stage": stage, **record})
+        hooks.listen(stage, record)
+        hooks.on_progress(stage, progress)
+
+    def start(progress: Progress) -> Progress:
+        progress, earlier = hooks.resume(stage, progress)
+        hooks.log.extend(earlier)
+        return progress
+
+    return registry.family(name).fit(lines, settings, key=key, validate=validate, on_epoch=on_epoch, resume=start)

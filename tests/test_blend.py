@@ -1,0 +1,137 @@
+"""blend: never below its best part, weights from validation alone, and a run like any other."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from aejax import experiment, registry
+from aejax.config import DataConfig, SplitConfig
+from aejax.errors import InputError
+from aejax.evaluation import evaluate, validator
+from aejax.experiment.blending import BlendSettings, find_weights
+from aejax.models.blend import Blend, standardise
+from tests.shops import run, write_shop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return write_shop(tmp_path_factory.mktemp("blend") / "shop")
+
+
+@pytest.fixture(scope="module")
+def parts(shop):
+    return experiment.prepare(DataConfig(str(shop)), SplitConfig("time")).split
+
+
+def test_standardised_scores_have_mean_0_and_deviation_1():
+    scores = np.random.default_rng(0).normal(3.0, 7.0, (5, 40)).astype(np.float32)
+    found = np.asarray(standardise(scores))
+    np.testing.assert_allclose(found.mean(1), 0.0, atol=1e-6)
+    np.testing.assert_allclose(found.std(1), 1.0, rtol=1e-5)
+    assert not np.asarray(standardise(np.ones((2, 3), dtype=np.float32))).any()
+
+
+def test_scores_are_the_weighted_sum(parts):
+    models = [experiment.fit_model(n, registry.make_settings(n, {}), parts, seed=0).model for n in ("ease", "itemknn")]
+    blend = Blend(models, [0.3, 0.7], [0, 1])
+    histories = parts.test.inputs
+    expected = sum(
+        weight * np.asarray(standardise(model.scores(model.encode(histories))))
+        for model, weight in zip(models, (0.3, 0.7), strict=True)
+    )
+    np.testing.assert_allclose(blend.scores(blend.encode(histories)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_blend_is_at_least_its_best_part_on_validation(parts):
+    names = ("popularity", "ease", "itemknn")
+    selected = dataclasses.replace(parts, refit=None)
+    alone = [experiment.fit_model(n, registry.make_settings(n, {}), selected, seed=0) for n in names]
+    weights = find_weights([one.model for one in alone], parts.validation)
+    assert sum(weights) == pytest.approx(1.0) and min(weights) >= 0
+    fitted = experiment.fit_model("blend", BlendSettings(parts=names), parts, seed=0)
+    assert fitted.validation >= max(one.validation for one in alone) - 1e-6
+    record = fitted.log[-1]
+    assert tuple(record["weights"].values()) == weights
+    assert record["parts"] == {name: one.validation for name, one in zip(names, alone, strict=True)}
+    kept = [(one.model, w, n) for n, (one, w) in enumerate(zip(alone, weights, strict=True)) if w > 0]
+    assert fitted.validation == pytest.approx(validator(parts.validation)(Blend(*zip(*kept, strict=True))))
+
+
+def test_two_parts_that_know_different_things_are_both_kept(parts):
+    """Each part is good for half of the customers; only together they are good for all."""
+    part = parts.validation
+    rng = np.random.default_rng(0)
+    truth = part.targets.toarray()
+
+    class Half:
+        def __init__(self, rest):
+            self.rest = rest
+
+        def encode(self, histories):
+            return np.searchsorted(part.inputs.lines.users.ids, histories.lines.users.ids)
+
+        def scores(self, batch):
+            noise = rng_noise[self.rest][batch]
+            known = (batch % 2 == self.rest)[:, None]
+            return np.where(known, truth[batch] * 4.0 + noise, noise).astype(np.float32)
+
+    rng_noise = rng.normal(0.0, 1.0, (2, *truth.shape))
+    weights = find_weights([Half(0), Half(1)], part)
+    assert min(weights) > 0.2
+
+
+def test_given_weights_stay_and_a_part_of_weight_0_is_left_out(parts):
+    settings = BlendSettings(parts=("popularity", "ease"), weights=(0.0, 2.0))
+    blend = experiment.fit_model("blend", settings, parts, seed=0).model
+    assert (blend.positions, blend.weights) == ([1], [2.0])
+    ease = experiment.fit_model("ease", registry.make_settings("ease", {}), parts, seed=0).model
+    ours, theirs = (evaluate(model, parts.test).values["ndcg@100"] for model in (blend, ease))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_run_of_a_blend_is_like_any_other(shop, tmp_path):
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps({"ease": {"l2": 3.0}, "multvae": {"hidden": [], "latent_dim": 4, "epochs": 3}}))
+    options = ("--model", "blend", "--set", "parts=ease,multvae,popularity", "--settings", file)
+    for name in ("one", "two"):
+        assert run("fit", shop, *options, "--run", tmp_path / name) == 0
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    assert config["settings"]["settings"]["ease"] == {"l2": 3.0}
+    assert run("evaluate", tmp_path / "one", "--json", tmp_path / "again.json") == 0
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one" / "metrics.json").read_bytes()
+    assert run("recommend", tmp_path / "one", "--top", 3) == 0
+    for file in ("metrics.json", "log.jsonl", "report.html"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert (
+        run(
+            "compare", shop, "--models", "popularity,ease,blend", "--set", "parts=ease,itemknn", "--out", tmp_path / "c"
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"parts": ("ease",)}, "expected two or more different models"),
+        ({"parts": ("ease", "ease")}, "expected two or more different models"),
+        ({"parts": ("ease", "blend")}, "expected two or more different models"),
+        ({"parts": ("ease", "gfcg")}, 'did you mean "gfcf"'),
+        ({"parts": ("ease", "gfcf"), "weights": (1.0,)}, "expected 2 numbers"),
+        ({"parts": ("ease", "gfcf"), "weights": (1.0, -1.0)}, "0 or more"),
+        ({"parts": ("ease", "gfcf"), "weights": (0.0, 0.0)}, "not all 0"),
+        ({"parts": ("ease", "gfcf"), "settings": {"ease": {"l3": 1}}}, 'did you mean "l2"'),
+    ],
+)
+def test_bad_settings(options, says):
+    with pytest.raises(InputError, match=says):
+        BlendSettings(**options)
+
+
+def test_text_becomes_parts_and_weights():
+    settings = registry.make_settings("blend", {"parts": "ease,gfcf", "weights": "0.3,0.7"})
+    assert settings.parts == ("ease", "gfcf") and settings.weights == (0.3, 0.7)
+    with pytest.raises(InputError, match="expected numbers such as"):
+        registry.make_settings("blend", {"parts": "ease,gfcf", "weights": "a,b"})
