@@ -1,6 +1,7 @@
 """The scripts do what their first lines say, on a small shop."""
 
 import json
+import subprocess
 import sys
 
 import against_recbole
@@ -8,6 +9,7 @@ import benchmark
 import numpy as np
 import pandas as pd
 import pytest
+import reproduce
 import results_table
 import train
 import write_inter
@@ -110,3 +112,41 @@ def test_the_pivot_beside_which_the_matrix_is_measured_holds_the_same_cells(shop
     cells = orders.groupby(["customer_id", "lineitem_sku"])["lineitem_quantity"].sum()
     assert user_item_matrix(net_returns(lines), "quantity").sum() == cells.sum()
     assert user_item_matrix(net_returns(lines), "quantity").nnz == len(cells)
+
+
+def test_a_table_is_reproduced_row_by_row_and_resumed(shop, tmp_path, capsys, monkeypatch):
+    rows = (
+        reproduce.Row("popularity", {"ndcg@10": 0.5}, 1, quick=True, source="someone"),
+        reproduce.Row("ease", {}, 1),
+        reproduce.Row("ease", {}, 1, {"l2": 3.0}),
+    )
+    table = reproduce.Table("users", ("ndcg@10",), 2, rows)
+    monkeypatch.setitem(reproduce.TABLES, "ml-100k", table)
+    monkeypatch.setattr(reproduce, "SETTINGS", tmp_path)
+    (tmp_path / "ml-100k.json").write_text(json.dumps({"ease": {"l2": 1e6}}))
+    calls = []
+
+    def call(command, **options):
+        calls.append(command[-1])
+        capsys.readouterr()
+        reproduce.main("ml-100k", shop, row=command[-1])
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out)
+
+    monkeypatch.setattr(reproduce.subprocess, "run", call)
+    out = tmp_path / "out.jsonl"
+    reproduce.main("ml-100k", shop, quick=True, out=out)
+    assert calls == ["popularity"]
+    reproduce.main("ml-100k", shop, out=out)
+    assert calls == ["popularity", "ease", "ease*"]  # the first is not run again
+    shown = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown if line.startswith("| ")][-3:]
+    assert [row[0] for row in cells] == ["popularity", "ease", "ease*"]
+    figures = []
+    for seed in (0, 1):
+        parts = experiment.prepare(DataConfig(str(shop)), SplitConfig("users", seed=seed)).split
+        model = experiment.fit_model("ease", registry.make_settings("ease", {"l2": 3.0}), parts, seed=0).model
+        figures.append(evaluate(model, parts.test).values["ndcg@10"].mean())
+    assert float(cells[2][1]) == pytest.approx(np.mean(figures), abs=1e-4)
+    assert cells[1][1] != cells[2][1]
+    assert float(cells[0][3]) == pytest.approx(float(cells[0][1]) - 0.5, abs=1e-4)
+    assert cells[0][6] == "someone"

@@ -1,0 +1,216 @@
+"""A published table again: every model with its stored settings, the published figure beside ours.
+
+    python scripts/reproduce.py gowalla --data data/gowalla
+    python scripts/reproduce.py ml-100k --data data/ml-100k --quick
+
+Every row runs in a process of its own, whose time and peak memory are its own too, and is written to OUT as it ends: a
+second start goes on with the rows that are missing. Settings come from `scripts/settings/NAME.json` (found on
+validation by `aejax tune`, whose logs lie beside it); rows marked with * have the settings that their paper names
+instead, which were chosen on test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from benchmark import peak_megabytes
+
+SETTINGS = Path(__file__).parent / "settings"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+      model: registry name.
+      published: metric -> the figure to compare with.
+      minutes: about how long it takes on 2 cores.
+      given: settings that the paper names; None: those stored.
+      quick: whether `--quick` has it.
+      source: whose figure that is.
+    """
+
+    model: str
+    published: Mapping[str, float]
+    minutes: float
+    given: Mapping[str, Any] | None = None
+    quick: bool = False
+    source: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name under which the row stands."""
+        return self.model + ("*" if self.given is not None else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+      protocol: of the split.
+      metrics: its columns.
+      split_seeds: how many splits a figure is the mean of.
+      rows: the models.
+    """
+
+    protocol: str
+    metrics: tuple[str, ...]
+    split_seeds: int
+    rows: tuple[Row, ...]
+
+
+def _gowalla(recall: float, ndcg: float) -> dict[str, float]:
+    return {"recall_all@20": recall, "ndcg@20": ndcg}
+
+
+TABLES = {
+    "gowalla": Table(
+        "predefined",
+        ("recall_all@20", "ndcg@20"),
+        1,
+        (
+            Row("popularity", {}, 0.5, quick=True),
+            Row("itemknn", {}, 1.5, quick=True),
+            Row("ease", _gowalla(0.1765, 0.1467), 4, {"l2": 80}, quick=True, source="BARS"),
+            Row("gfcf", _gowalla(0.1849, 0.1518), 2, {"factors": 256, "alpha": 0.3}, quick=True, source="Shen 2021"),
+            Row("ease", _gowalla(0.1765, 0.1467), 4, source="BARS"),
+            Row("gfcf", _gowalla(0.1849, 0.1518), 2, source="Shen 2021"),
+            Row("blend", _gowalla(0.1872, 0.1557), 12, source="SimpleX"),
+        ),
+    ),
+    "ml-100k": Table(
+        "items",
+        ("ndcg@100",),
+        5,
+        (
+            Row("popularity", {}, 0.3, quick=True),
+            Row("itemknn", {}, 0.5, quick=True),
+            Row("userknn", {}, 0.5),
+            Row("rp3beta", {}, 0.5),
+            Row("ials", {}, 1),
+            Row("gfcf", {}, 0.5, quick=True),
+            Row("ease", {"ndcg@100": 0.447}, 0.5, quick=True, source="RecBole, one split"),
+            Row("edlae", {}, 0.5),
+            Row("rdlae", {}, 0.5),
+            Row("dan", {}, 0.5),
+            Row("multvae", {"ndcg@100": 0.434}, 2, source="RecBole, one split"),
+            Row("blend", {}, 3, quick=True),
+        ),
+    ),
+    "completejourney": Table(
+        "items",
+        ("ndcg@100",),
+        5,
+        (
+            Row("popularity", {}, 0.5, quick=True),
+            Row("itemknn", {}, 2, quick=True),
+            Row("userknn", {}, 2),
+            Row("rp3beta", {"ndcg@100": 0.1155}, 2, source="RecBole, one split"),
+            Row("ials", {}, 10),
+            Row("gfcf", {}, 3, quick=True),
+            Row("ease", {"ndcg@100": 0.1296}, 1, quick=True, source="RecBole, one split"),
+            Row("edlae", {}, 1),
+            Row("rdlae", {}, 1),
+            Row("dan", {}, 1),
+            Row("multvae", {"ndcg@100": 0.1175}, 8, source="RecBole, one split"),
+            Row("blend", {}, 8, quick=True),
+        ),
+    ),
+}
+
+
+def run_row(row: Row, table: Table, data: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit and test one row in this process: the means over splits, seconds, and peak memory."""
+    from aejax import datasets, experiment, registry
+    from aejax.config import DataConfig, SplitConfig
+    from aejax.evaluation import evaluate
+
+    start = time.perf_counter()
+    dataset = datasets.read(data)
+    given = row.given if row.given is not None else experiment.own_settings(row.model, {}, stored)
+    settings = registry.make_settings(row.model, given)
+    figures: dict[str, list[float]] = {metric: [] for metric in table.metrics}
+    for seed in range(table.split_seeds):
+        parts = experiment.prepare_dataset(dataset, DataConfig(str(data)), SplitConfig(table.protocol, seed=seed)).split
+        fitted = experiment.fit_model(row.model, settings, parts, seed=0, validated=False)
+        values = evaluate(fitted.model, parts.test).values
+        for metric, means in figures.items():
+            means.append(float(values[metric].mean(dtype="float64")))
+    return {
+        "row": row.label,
+        "figures": figures,
+        "seconds": round(time.perf_counter() - start, 1),
+        "gigabytes": round(peak_megabytes() / 1024, 2),
+    }
+
+
+def print_table(table: Table, found: Sequence[Mapping[str, Any]]) -> None:
+    """The rows that are there, as Markdown."""
+    heads = [head for metric in table.metrics for head in (metric, "published", "difference")]
+    print(f"| model | {' | '.join(heads)} | seconds | GB | published by |\n|{'---|' * (len(heads) + 4)}")
+    published = {row.label: row for row in table.rows}
+    for record in found:
+        row, cells = published[record["row"]], []
+        for metric in table.metrics:
+            own = statistics.mean(record["figures"][metric])
+            theirs = row.published.get(metric)
+            cells += [f"{own:.4f}", "" if theirs is None else f"{theirs:.4f}"]
+            cells.append("" if theirs is None else f"{own - theirs:+.4f}")
+        print(f"| {row.label} | {' | '.join(cells)} | {record['seconds']} | {record['gigabytes']} | {row.source} |")
+
+
+def main(
+    name: tyro.conf.Positional[Literal["gowalla", "ml-100k", "completejourney"]],
+    data: Path | None = None,
+    quick: bool = False,
+    out: Path | None = None,
+    row: str | None = None,
+) -> None:
+    """Reproduce a table.
+
+    Args:
+      name: which.
+      data: its folder; default data/NAME.
+      quick: only the rows that take little.
+      out: a line per finished row; default checkpoints/reproduce-NAME.jsonl.
+      row: only this one, in this process; prints its record.
+    """
+    table = TABLES[name]
+    data = Path("data") / name if data is None else data
+    out = Path("checkpoints") / f"reproduce-{name}.jsonl" if out is None else out
+    settings = SETTINGS / f"{name}.json"
+    stored = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    if row is not None:
+        (wanted,) = [one for one in table.rows if one.label == row]
+        print(json.dumps(run_row(wanted, table, data, stored)))
+        return
+    wanted = [one for one in table.rows if one.quick or not quick]
+    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+    found = {record["row"]: record for record in map(json.loads, lines)}
+    missing = [one for one in wanted if one.label not in found]
+    print(f"{len(missing)} of {len(wanted)} rows to run, about {sum(one.minutes for one in missing):.0f} minutes.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        call = [sys.executable, __file__, name, "--data", str(data), "--row", one.label]
+        done = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True)
+        record = json.loads(done.stdout.splitlines()[-1])
+        with out.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(record) + "\n")
+        found[one.label] = record
+        print(f"{one.label}: {record['seconds']} s", flush=True)
+    print_table(table, [found[one.label] for one in wanted])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
