@@ -41,7 +41,7 @@ def test_itemknn(tiny_lines, settings, monkeypatch):
     x = user_item_matrix(tiny_lines, settings.values).toarray().astype(np.float64)
     similarity = cosine(x.T, x.T, settings)
     np.fill_diagonal(similarity, 0.0)
-    expected = x @ largest_only(similarity.astype(np.float32).astype(np.float64), settings.neighbours)
+    expected = x @ largest_only(similarity.astype(np.float32).astype(np.float64), settings.neighbours).T
     np.testing.assert_allclose(scores_of(neighbours.fit_itemknn(tiny_lines, settings), tiny_lines), expected, rtol=1e-4)
 
 
@@ -63,7 +63,7 @@ def test_rp3beta(tiny_lines, settings):
     to_item = (x / x.sum(1, keepdims=True)) ** settings.alpha
     walk = to_user @ to_item / (x > 0).sum(0) ** settings.beta
     np.fill_diagonal(walk, 0.0)
-    expected = x @ largest_only(walk.astype(np.float32).astype(np.float64), settings.neighbours)
+    expected = x @ largest_only(walk.T.astype(np.float32).astype(np.float64), settings.neighbours).T
     np.testing.assert_allclose(scores_of(neighbours.fit_rp3beta(tiny_lines, settings), tiny_lines), expected, rtol=1e-4)
 
 

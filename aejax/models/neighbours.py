@@ -2,21 +2,22 @@ r"""Neighbourhood models: `itemknn`, `userknn` and `rp3beta`, baselines that are
 
 X is the user-item matrix `[U, I]`, x a customer's row.
 
-* `itemknn`: scores `x S`, `S_ij = x_i . x_j / (|x_i| |x_j| + shrink)` for i != j, of which every product i keeps the
-  `neighbours` largest. Sarwar et al. (2001), Item-based collaborative filtering recommendation algorithms; the
+* `itemknn`: scores `x S`, `S_ij = x_i . x_j / (|x_i| |x_j| + shrink)` for i != j, of which every product j is scored by
+  the `neighbours` largest. Sarwar et al. (2001), Item-based collaborative filtering recommendation algorithms; the
   shrinkage is Bell and Koren's (2007). `power` sharpens: similarities are raised to it.
 * `userknn`: the same between customers: the sum of the rows of the `neighbours` most similar customers of train,
   weighted by similarity. A customer of train is their own nearest neighbour, which adds only what they have bought.
 * `rp3beta`: the walk customer -> product -> customer -> product, `S = (D_i^-1 X')^alpha (D_u^-1 X)^alpha` with each
-  transition probability raised to `alpha`, and popular products pushed down: `S_ij / n_j^beta`. Paudel et al. (2017),
-  Updatable, accurate, diverse, and scalable recommendations for interactive applications, eq. 5. As published, the
-  first step from the customer is uniform and does not change the order.
+  transition probability raised to `alpha`, and popular products pushed down: `S_ij / n_j^beta`, of which every product
+  j is scored by the `neighbours` largest. Paudel et al. (2017), Updatable, accurate, diverse, and scalable
+  recommendations for interactive applications, eq. 5. As published, the first step from the customer is uniform and
+  does not change the order.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from aejax.batching import Batch, pad_rows
+from aejax.batching import Batch, densify, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import check_values, history_matrix, user_item_matrix
@@ -90,17 +91,8 @@ class RP3BetaSettings:
 
 
 @partial(jax.jit, static_argnames="count")
-def _weighted_rows(rows: Batch, batch: Batch, count: int) -> jax.Array:
-    """Sum over a batch row's entries l of value_l times the stored row of entry l: `[B, count]`.
-
-    The stored rows `[R, k]` have an empty one at the end, for the padding of the batch.
-    """
-
-    def one(entry: Batch) -> jax.Array:
-        index, value = rows.items[entry.items], rows.values[entry.items] * entry.values[:, None]
-        return jnp.zeros(count).at[index.ravel()].add(value.ravel(), mode="drop")
-
-    return jax.lax.map(one, batch)
+def _scores(batch: Batch, count: int) -> jax.Array:
+    return densify(batch, count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,29 +100,34 @@ class ItemNeighbours:
     """Products with the products that they lead to.
 
     Attributes:
-      rows: `[I + 1, k]`, neighbours and weights of each product, and an empty row for padding.
+      weights: `[I, I]`, sparse.
       settings: of the value transform.
     """
 
-    rows: Batch
+    weights: sp.csr_array
     settings: ItemKNNSettings | RP3BetaSettings
 
     def encode(self, histories: Histories) -> Batch:
-        """Histories of n customers -> a padded batch on the host."""
-        return pad_rows(history_matrix(histories, self.settings.values, half_life=self.settings.half_life))
+        """Histories of n customers -> their scores above 0, padded, on the host, where sparse products are quick."""
+        own = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        return pad_rows(sp.csr_array(own @ self.weights))
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _weighted_rows(self.rows, batch, len(self.rows.items) - 1)
+        return _scores(batch, self.weights.shape[1])
 
-    def state(self) -> dict[str, jax.Array]:
+    def state(self) -> dict[str, np.ndarray]:
         """What a run stores of it."""
-        return self.rows._asdict()
+        return _arrays(self.weights)
 
 
-def _with_empty_row(matrix: sp.csr_array) -> Batch:
-    padded = pad_rows(matrix, rows=matrix.shape[0] + 1)
-    return Batch(jnp.asarray(padded.items), jnp.asarray(padded.values))
+def _arrays(matrix: sp.csr_array) -> dict[str, np.ndarray]:
+    return {name: np.asarray(getattr(matrix, name)) for name in ("indptr", "indices", "data")}
+
+
+def _matrix(state: Mapping[str, Any], columns: int) -> sp.csr_array:
+    data, indices, indptr = (np.asarray(state[name]) for name in ("data", "indices", "indptr"))
+    return sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, columns))
 
 
 @partial(jax.jit, static_argnames="k")
@@ -149,19 +146,21 @@ def _keep_largest(matrix_rows: Iterable[sp.csr_array], k: int) -> sp.csr_array:
     return sp.csr_array(sp.vstack(blocks, format="csr"))
 
 
-def _item_rows(
-    matrix: sp.csr_array, columns: sp.csr_array, k: int, weigh: Callable[[sp.coo_array, int], None]
-) -> Batch:
-    """The k largest of every row of `columns matrix`, `[I, U] [U, I]`, weighed in place, without the diagonal."""
+def _columns_kept(
+    left: sp.csr_array, right: sp.csr_array, k: int, weigh: Callable[[sp.coo_array, int], None]
+) -> sp.csr_array:
+    """The transpose of `left right`, `[I, U] [U, I]`, weighed in place, of whose rows the k largest are kept, without
+    the diagonal. `weigh` is given a block of rows and the number of its first.
+    """
 
     def blocks() -> Iterable[sp.csr_array]:
-        for start in range(0, columns.shape[0], BLOCK):
-            block = sp.coo_array(columns[start : start + BLOCK] @ matrix)
+        for start in range(0, left.shape[0], BLOCK):
+            block = sp.coo_array(left[start : start + BLOCK] @ right)
             weigh(block, start)
             block.data[block.coords[0] + start == block.coords[1]] = 0.0
             yield sp.csr_array(block)
 
-    return _with_empty_row(_keep_largest(blocks(), k))
+    return sp.csr_array(_keep_largest(blocks(), k).T)
 
 
 def _norms(matrix: sp.csr_array, axis: int) -> np.ndarray:
@@ -178,34 +177,37 @@ def fit_itemknn(train: Interactions, settings: ItemKNNSettings) -> ItemNeighbour
         block.data /= norms[row + start] * norms[column] + settings.shrink
         block.data **= settings.power
 
-    rows = _item_rows(matrix, sp.csr_array(matrix.T), settings.neighbours, weigh)
-    return ItemNeighbours(rows, settings)
+    return ItemNeighbours(_columns_kept(sp.csr_array(matrix.T), matrix, settings.neighbours, weigh), settings)
 
 
 def fit_rp3beta(train: Interactions, settings: RP3BetaSettings) -> ItemNeighbours:
     """Transition probabilities of all products, block by block."""
     matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
-    steps = []
-    for start in (matrix, sp.csr_array(matrix.T)):
-        step = start.copy()
-        step.data /= np.repeat(np.maximum(start.sum(axis=1), np.finfo(np.float32).tiny), np.diff(start.indptr))
-        step.data **= settings.alpha
-        steps.append(step)
+    to_item, to_user = (_transitions(one, settings.alpha) for one in (matrix, sp.csr_array(matrix.T)))
     customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
 
     def weigh(block: sp.coo_array, start: int) -> None:
-        del start
-        block.data /= customers[block.coords[1]] ** settings.beta
+        block.data /= customers[block.coords[0] + start] ** settings.beta
 
-    return ItemNeighbours(_item_rows(steps[0], steps[1], settings.neighbours, weigh), settings)
+    return ItemNeighbours(
+        _columns_kept(sp.csr_array(to_item.T), sp.csr_array(to_user.T), settings.neighbours, weigh), settings
+    )
+
+
+def _transitions(matrix: sp.csr_array, alpha: float) -> sp.csr_array:
+    """The steps from a row to its columns, each raised to `alpha`."""
+    step = sp.csr_array(matrix, copy=True)
+    totals = np.maximum(matrix.sum(axis=1), np.finfo(np.float32).tiny)
+    step.data /= np.repeat(totals, np.diff(matrix.indptr))
+    step.data **= alpha
+    return step
 
 
 def restore_items(
-    state: dict[str, jax.Array], settings: ItemKNNSettings | RP3BetaSettings, *, items: int
+    state: Mapping[str, Any], settings: ItemKNNSettings | RP3BetaSettings, *, items: int
 ) -> ItemNeighbours:
     """The model whose `state()` that was."""
-    del items
-    return ItemNeighbours(Batch(**state), settings)
+    return ItemNeighbours(_matrix(state, items), settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,45 +216,40 @@ class UserNeighbours:
 
     Attributes:
       matrix: `[U, I]`, their rows.
-      rows: `[U + 1, L]`, the same padded, with an empty row for the padding of a batch.
       settings: of similarity and value transform.
     """
 
     matrix: sp.csr_array
-    rows: Batch
     settings: ItemKNNSettings
 
     def encode(self, histories: Histories) -> Batch:
-        """Histories of n customers -> their nearest customers of train with similarities, padded."""
+        """Histories of n customers -> their scores above 0, padded, on the host, where sparse products are quick."""
         own = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
         overlap = sp.coo_array(own @ self.matrix.T)
         row, column = overlap.coords
         overlap.data /= _norms(own, 1)[row] * _norms(self.matrix, 1)[column] + self.settings.shrink
         overlap.data **= self.settings.power
-        return pad_rows(_keep_largest([sp.csr_array(overlap)], self.settings.neighbours))
+        nearest = _keep_largest([sp.csr_array(overlap)], self.settings.neighbours)
+        return pad_rows(sp.csr_array(nearest @ self.matrix))
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _weighted_rows(self.rows, batch, self.matrix.shape[1])
+        return _scores(batch, self.matrix.shape[1])
 
     def state(self) -> dict[str, np.ndarray]:
         """What a run stores of it."""
-        return {name: np.asarray(getattr(self.matrix, name)) for name in ("indptr", "indices", "data")}
+        return _arrays(self.matrix)
 
 
 def fit_userknn(train: Interactions, settings: ItemKNNSettings) -> UserNeighbours:
     """Keep the customers who bought something."""
     matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
-    matrix = sp.csr_array(matrix[np.diff(matrix.indptr) > 0])
-    return UserNeighbours(matrix, _with_empty_row(matrix), settings)
+    return UserNeighbours(sp.csr_array(matrix[np.diff(matrix.indptr) > 0]), settings)
 
 
-def restore_users(state: dict[str, Any], settings: ItemKNNSettings, *, items: int) -> UserNeighbours:
+def restore_users(state: Mapping[str, Any], settings: ItemKNNSettings, *, items: int) -> UserNeighbours:
     """The model whose `state()` that was."""
-    parts = {name: np.asarray(array) for name, array in state.items()}
-    shape = (len(parts["indptr"]) - 1, items)
-    matrix = sp.csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
-    return UserNeighbours(matrix, _with_empty_row(matrix), settings)
+    return UserNeighbours(_matrix(state, items), settings)
 
 
 _NEIGHBOURS = {"neighbours": Range(10, 1000, log=True)}
