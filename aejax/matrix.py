@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -61,3 +64,14 @@ def user_item_matrix(
 def history_matrix(histories: Histories, values: str = "binary", *, half_life: float = 180.0) -> sp.csr_array:
     """Histories of n customers -> their user-item matrix `[n, I]`; ages count to each customer's own cut."""
     return user_item_matrix(histories.lines, values, as_of=histories.as_of, half_life=half_life)
+
+
+def to_state(matrix: sp.csr_array) -> dict[str, np.ndarray]:
+    """A sparse matrix as plain arrays, as a run stores it."""
+    return {name: np.asarray(getattr(matrix, name)) for name in ("indptr", "indices", "data")}
+
+
+def from_state(state: Mapping[str, Any], columns: int) -> sp.csr_array:
+    """The sparse matrix with so many columns that `to_state` gave."""
+    data, indices, indptr = (np.asarray(state[name]) for name in ("data", "indices", "indptr"))
+    return sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, columns))

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def _block_inverse(pivot: np.ndarray) -> jax.Array:
     return jnp.asarray(scipy.linalg.cho_solve(factor, np.eye(len(pivot))), dtype=jnp.float32)
 
 
-def whole(panels: list[jax.Array]) -> np.ndarray:
+def whole(panels: list[Any]) -> np.ndarray:
     """Block rows of the lower half -> the symmetric matrix `[n, n]`. The list is emptied, to need less memory."""
     size = panels[-1].shape[1]
     full = empty(size, size)
@@ -88,6 +89,11 @@ def whole(panels: list[jax.Array]) -> np.ndarray:
         full[:start, start:stop] = full[start:stop, :start].T
         start = stop
     return full
+
+
+def lower_panels(full: np.ndarray) -> list[np.ndarray]:
+    """A symmetric matrix `[n, n]` -> copies of its block rows on and below the diagonal: what `whole` takes."""
+    return [full[start : start + BLOCK, : start + BLOCK].copy() for start in range(0, len(full), BLOCK)]
 
 
 def empty(rows: int, columns: int) -> np.ndarray:

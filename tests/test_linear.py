@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from aejax import solve
+from aejax import runs, solve
 from aejax.errors import InputError
 from aejax.interactions import Histories
 from aejax.matrix import user_item_matrix
@@ -70,12 +70,17 @@ def test_every_option_changes_the_scores(tiny_lines):
             assert np.abs(one - other).max() > 1e-3
 
 
-@pytest.mark.parametrize("side", ["items", "users"])
-def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(tiny_lines, side):
-    settings = DANSettings(side=side)
+@pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
+@pytest.mark.parametrize("settings", [DANSettings(), EASESettings(values="orders", targets="binary")])
+def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(
+    tiny_lines, side, settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(linear, "_side", lambda *sizes: side)
+    monkeypatch.setattr(linear.solve, "BLOCK", 8)
     lines = tiny_lines.take(tiny_lines.user != 3)
     model = linear.fit(lines, settings)
-    again = linear.restore(model.state(), settings, items=len(lines.items))
+    runs.save_state(tmp_path / "state", model.state())
+    again = linear.restore(runs.load_state(tmp_path / "state"), settings, items=len(lines.items))
     batch = model.encode(Histories(tiny_lines, None))
     scores = np.asarray(model.scores(batch))
     assert np.isfinite(scores).all()

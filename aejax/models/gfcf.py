@@ -27,7 +27,7 @@ import scipy.sparse as sp
 from aejax.batching import Batch, densify, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, history_matrix, user_item_matrix
+from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
 from aejax.models import Family, Range
 
 SKETCH_KEY = 0
@@ -107,8 +107,7 @@ class GraphFilter:
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""
-        normal = {name: np.asarray(getattr(self.normal, name)) for name in ("indptr", "indices", "data")}
-        return {"normal": normal, "low_pass": self.low_pass, "root": self.root}
+        return {"normal": to_state(self.normal), "low_pass": self.low_pass, "root": self.root}
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -145,9 +144,7 @@ def fit(train: Interactions, settings: GFCFSettings) -> GraphFilter:
 
 def restore(state: dict[str, Any], settings: GFCFSettings, *, items: int) -> GraphFilter:
     """The model whose `state()` that was."""
-    parts = {name: np.asarray(array) for name, array in state["normal"].items()}
-    shape = (len(parts["indptr"]) - 1, items)
-    normal = sp.csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
+    normal = from_state(state["normal"], items)
     return GraphFilter(normal, state["low_pass"], state["root"], settings)
 
 

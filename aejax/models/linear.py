@@ -40,6 +40,7 @@ is multiplied out once instead, because a customer's scores then are a few of it
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ from aejax import solve
 from aejax.batching import Batch, densify, pad_rows
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, history_matrix, user_item_matrix
+from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
 from aejax.models import Family, Range
 
 SIDES = ("auto", "items", "users")
@@ -149,10 +150,12 @@ class ItemWeights:
     Attributes:
       weights: `[I, I]`, the scores of a customer with row x are `x weights`.
       settings: of the value transform.
+      smaller: what a run stores in place of the weights, where it takes less and they follow from it.
     """
 
     weights: jax.Array
     settings: EASESettings
+    smaller: Mapping[str, Any] | None = None
 
     def encode(self, histories: Histories) -> Batch:
         """Histories of n customers -> a padded batch on the host."""
@@ -163,9 +166,9 @@ class ItemWeights:
         few = batch.items.shape[1] * CELLS_PER_ROW_READ < len(self.weights) and jax.default_backend() == "cpu"
         return (_sum_of_rows if few else _product)(self.weights, batch)
 
-    def state(self) -> dict[str, jax.Array]:
+    def state(self) -> dict[str, Any]:
         """What a run stores of it."""
-        return {"weights": self.weights}
+        return {"weights": self.weights} if self.smaller is None else dict(self.smaller)
 
 
 class UserBatch(NamedTuple):
@@ -216,8 +219,7 @@ class UserWeights:
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""
-        rows = {"indptr": self.rows.indptr, "indices": self.rows.indices, "data": self.rows.data}
-        return {"answers": self.answers, "own": self.own, "scale": self.scale, "rows": rows}
+        return {"answers": self.answers, "own": self.own, "scale": self.scale, "rows": to_state(self.rows)}
 
 
 def fit(train: Interactions, settings: EASESettings) -> ItemWeights | UserWeights:
@@ -374,9 +376,14 @@ def _solve_users(
 def _solve_users_to_items(
     inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, scale: np.ndarray, settings: EASESettings
 ) -> ItemWeights:
-    solution = _by_users(inputs, targets, ridge, settings.xi)
-    back = sp.csr_array(_over_ridge(inputs, ridge).T)
-    count = inputs.shape[1]
+    return _multiplied_out(_by_users(inputs, targets, ridge, settings.xi), scale, settings)
+
+
+def _multiplied_out(solution: _UserSolution, scale: np.ndarray, settings: EASESettings) -> ItemWeights:
+    columns = solution.columns
+    back = sp.csr_array(columns, copy=True)
+    back.data /= np.repeat(solution.ridge, np.diff(columns.indptr)).astype(np.float32)
+    count = columns.shape[0]
     weights = solve.empty(count, count)
     for start in range(0, count, solve.BLOCK):
         stop = min(start + solve.BLOCK, count)
@@ -384,8 +391,12 @@ def _solve_users_to_items(
         block = np.asarray(back @ np.ascontiguousarray(answers.T))
         block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
         weights[:, start:stop] = block
-    del solution
-    return _item_weights(weights, scale, settings)
+    smaller: dict[str, Any] = {"columns": to_state(columns), "ridge": solution.ridge, "scale": scale}
+    if solution.targets is not columns:
+        smaller["targets"] = to_state(solution.targets)
+    panels = solve.lower_panels(solution.inverse)
+    smaller["panels"] = {str(number): panel for number, panel in enumerate(panels)}
+    return dataclasses.replace(_item_weights(weights, scale, settings), smaller=smaller)
 
 
 def _item_weights(weights: np.ndarray, scale: np.ndarray, settings: EASESettings) -> ItemWeights:
@@ -407,13 +418,19 @@ def _row_products(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
     return np.bincount(row, weights=products, minlength=sparse.shape[0])
 
 
-def restore(state: dict[str, Any], settings: EASESettings, *, items: int) -> ItemWeights | UserWeights:
+def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> ItemWeights | UserWeights:
     """The model whose `state()` that was."""
     if "weights" in state:
         return ItemWeights(state["weights"], settings)
-    rows = {name: np.asarray(array) for name, array in state["rows"].items()}
-    matrix = sp.csr_array((rows["data"], rows["indices"], rows["indptr"]), shape=(len(rows["indptr"]) - 1, items))
-    return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), matrix, settings)
+    if "answers" in state:
+        rows = from_state(state["rows"], items)
+        return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), rows, settings)
+    panels = [np.asarray(state["panels"][str(number)]) for number in range(len(state["panels"]))]
+    inverse = solve.whole(panels)
+    columns = from_state(state["columns"], len(inverse))
+    targets = from_state(state["targets"], len(inverse)) if "targets" in state else columns
+    solution = _UserSolution(inverse, columns, targets, np.asarray(state["ridge"]), settings.xi)
+    return _multiplied_out(solution, np.asarray(state["scale"]), settings)
 
 
 _RIDGE = {"l2": Range(1.0, 10_000.0, log=True), "user_power": Range(0.0, 1.0)}

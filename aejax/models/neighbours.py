@@ -29,7 +29,7 @@ import scipy.sparse as sp
 from aejax.batching import Batch, densify, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, history_matrix, user_item_matrix
+from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
 from aejax.models import Family, Range
 
 BLOCK = 512
@@ -118,16 +118,7 @@ class ItemNeighbours:
 
     def state(self) -> dict[str, np.ndarray]:
         """What a run stores of it."""
-        return _arrays(self.weights)
-
-
-def _arrays(matrix: sp.csr_array) -> dict[str, np.ndarray]:
-    return {name: np.asarray(getattr(matrix, name)) for name in ("indptr", "indices", "data")}
-
-
-def _matrix(state: Mapping[str, Any], columns: int) -> sp.csr_array:
-    data, indices, indptr = (np.asarray(state[name]) for name in ("data", "indices", "indptr"))
-    return sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, columns))
+        return to_state(self.weights)
 
 
 @partial(jax.jit, static_argnames="k")
@@ -207,7 +198,7 @@ def restore_items(
     state: Mapping[str, Any], settings: ItemKNNSettings | RP3BetaSettings, *, items: int
 ) -> ItemNeighbours:
     """The model whose `state()` that was."""
-    return ItemNeighbours(_matrix(state, items), settings)
+    return ItemNeighbours(from_state(state, items), settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +229,7 @@ class UserNeighbours:
 
     def state(self) -> dict[str, np.ndarray]:
         """What a run stores of it."""
-        return _arrays(self.matrix)
+        return to_state(self.matrix)
 
 
 def fit_userknn(train: Interactions, settings: ItemKNNSettings) -> UserNeighbours:
@@ -249,7 +240,7 @@ def fit_userknn(train: Interactions, settings: ItemKNNSettings) -> UserNeighbour
 
 def restore_users(state: Mapping[str, Any], settings: ItemKNNSettings, *, items: int) -> UserNeighbours:
     """The model whose `state()` that was."""
-    return UserNeighbours(_matrix(state, items), settings)
+    return UserNeighbours(from_state(state, items), settings)
 
 
 _NEIGHBOURS = {"neighbours": Range(10, 1000, log=True)}
