@@ -10,8 +10,8 @@ class InputError(ValueError):
     """The data or the arguments are at fault. The message names the value, the place and the remedy."""
 
 
-class StorageError(InputError):
-    """A file could not be written. What was kept before it is sound, and what was interrupted may be resumed."""
+class ResourceError(InputError):
+    """The machine has too little disk or memory. What was kept before it is sound, and may be resumed elsewhere."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

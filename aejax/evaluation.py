@@ -113,18 +113,20 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     )
 
 
-def validator(part: HeldOut) -> Callable[[Model], float]:
+def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
     """The validation score as a function of a model: mean NDCG@100 over the part's users, NaN where a score is NaN.
 
-    The part is encoded once, at the first call: all models that one validator scores must encode alike.
+    The part is encoded once, at the first call, and kept: all models that one validator scores must encode alike.
+    With `once` nothing is kept, for a model that is scored once.
     """
-    chunks: list[_Chunk] = []
+    size = batching.scoring_chunk(part.targets.shape[1])
+    kept: list[_Chunk] = []
 
     def validate(model: Model) -> float:
-        if not chunks:
-            chunks.extend(_chunks(model, part, batching.scoring_chunk(part.targets.shape[1])))
+        if not once and not kept:
+            kept.extend(_chunks(model, part, size))
         totals = []
-        for piece in chunks:
+        for piece in _chunks(model, part, size) if once else kept:
             _, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
             totals.append(jnp.where(any_nan, jnp.nan, _total_ndcg(hits, piece.counts)))
         return float(jax.device_get(jnp.stack(totals).sum())) / len(part)

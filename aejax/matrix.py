@@ -67,11 +67,15 @@ def history_matrix(histories: Histories, values: str = "binary", *, half_life: f
 
 
 def to_state(matrix: sp.csr_array) -> dict[str, np.ndarray]:
-    """A sparse matrix as plain arrays, as a run stores it."""
-    return {name: np.asarray(getattr(matrix, name)) for name in ("indptr", "indices", "data")}
+    """A sparse matrix as plain arrays, as a run stores it: with an unused cell at the end, so that none is empty."""
+    return {
+        "indptr": np.asarray(matrix.indptr),
+        "indices": np.append(matrix.indices, 0).astype(matrix.indices.dtype),
+        "data": np.append(matrix.data, 0).astype(matrix.data.dtype),
+    }
 
 
 def from_state(state: Mapping[str, Any], columns: int) -> sp.csr_array:
     """The sparse matrix with so many columns that `to_state` gave."""
     data, indices, indptr = (np.asarray(state[name]) for name in ("data", "indices", "indptr"))
-    return sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, columns))
+    return sp.csr_array((data[:-1], indices[:-1], indptr), shape=(len(indptr) - 1, columns))

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 import aejax
 from aejax.config import RunConfig
-from aejax.errors import InputError, StorageError
+from aejax.errors import InputError, ResourceError
 from aejax.interactions import Dataset, Interactions, Vocabulary
 
 try:
@@ -78,7 +78,7 @@ def writing(path: Path) -> Iterator[None]:
         }
         if problem.errno not in remedies:
             raise
-        raise StorageError(f"cannot write {path}: {remedies[problem.errno]}") from None
+        raise ResourceError(f"cannot write {path}: {remedies[problem.errno]}") from None
 
 
 def require_unfinished(path: Path) -> Path:
@@ -130,7 +130,7 @@ def whole_folder(path: Path, *, overwrite: bool = False, resume: bool = False) -
             (unfinished / LOCK).unlink()
             _publish(path)
     except BaseException as problem:
-        at_fault = isinstance(problem, InputError) and not isinstance(problem, StorageError)
+        at_fault = isinstance(problem, InputError) and not isinstance(problem, ResourceError)
         if at_fault or not (unfinished / "config.json").exists():
             remove(unfinished)
         raise

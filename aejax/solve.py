@@ -22,7 +22,7 @@ BLOCK = 2048
 
 @partial(jax.jit, donate_argnums=0)
 def _subtract_product(panel: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
-    return panel - left @ right.T
+    return panel - jnp.matmul(left, right.T, precision="highest")
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -30,7 +30,7 @@ def _negated(panel: jax.Array) -> jax.Array:
     return -panel
 
 
-def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block: int = BLOCK) -> list[jax.Array]:
+def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block: int | None = None) -> list[jax.Array]:
     """The lower half of the inverse of a symmetric positive definite matrix A, block row by block row.
 
     The sweep operator, a block of rows at a time: with `D` the inverse of the pivot block `A_kk`, every other block
@@ -42,7 +42,7 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
     Args:
       panel: `panel(start, stop)` -> rows `start` to `stop` of A up to column `stop`, `[stop - start, stop]` float32.
       size: n, rows of A.
-      block: rows in a block.
+      block: rows in a block; None: `BLOCK`.
 
     Returns:
       Block rows of the inverse, each `[rows, stop]` float32.
@@ -50,6 +50,7 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
     Raises:
       numpy.linalg.LinAlgError: A is not positive definite in float32.
     """
+    block = BLOCK if block is None else block
     starts = range(0, size, block)
     panels = [jnp.asarray(panel(start, min(start + block, size))) for start in starts]
     for k, start in enumerate(starts):
@@ -58,7 +59,7 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
         # Column block k of the symmetric matrix, above the pivot from its own row.
         column = [panels[k][:, i * block : (i + 1) * block].T for i in range(k)]
         column += [panels[i][:, start:stop] for i in range(k + 1, len(panels))]
-        scaled = [rows @ inverse for rows in column]
+        scaled = [jnp.matmul(rows, inverse, precision="highest") for rows in column]
         others = [i for i in range(len(panels)) if i != k]
         panels[k] = jnp.concatenate([*(rows.T for rows in scaled[:k]), -inverse], axis=1)
         zero = jnp.zeros_like(inverse)

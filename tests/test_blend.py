@@ -10,6 +10,7 @@ from aejax import experiment, registry
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
 from aejax.evaluation import evaluate, validator
+from aejax.experiment import blending
 from aejax.experiment.blending import BlendSettings, find_weights
 from aejax.models.blend import Blend, standardise
 from tests.shops import run, write_shop
@@ -30,7 +31,7 @@ def test_standardised_scores_have_mean_0_and_deviation_1():
     found = np.asarray(standardise(scores))
     np.testing.assert_allclose(found.mean(1), 0.0, atol=1e-6)
     np.testing.assert_allclose(found.std(1), 1.0, rtol=1e-5)
-    assert not np.asarray(standardise(np.ones((2, 3), dtype=np.float32))).any()
+    assert np.isfinite(standardise(np.ones((2, 3), dtype=np.float32))).all()
 
 
 def test_scores_are_the_weighted_sum(parts):
@@ -82,6 +83,50 @@ def test_two_parts_that_know_different_things_are_both_kept(parts):
     assert min(weights) > 0.2
 
 
+class Noisy:
+    """What the part's customers bought later, under noise of a given size."""
+
+    def __init__(self, part, size, seed):
+        noise = np.random.default_rng(seed).normal(0.0, size, part.targets.shape)
+        self.ids, self.table = part.inputs.lines.users.ids, part.targets.toarray() + noise
+
+    def encode(self, histories):
+        return np.searchsorted(self.ids, histories.lines.users.ids)
+
+    def scores(self, batch):
+        return self.table[batch].astype(np.float32)
+
+
+def test_the_search_finds_more_than_its_starts(parts):
+    """Two parts of unequal noise: the best weights are neither one of them nor the same for both."""
+    part = parts.validation
+    models = [Noisy(part, 0.6, 1), Noisy(part, 1.5, 2)]
+    weights = find_weights(models, part)
+    assert weights[0] > weights[1] > 0
+
+    def score(weights):
+        return validator(part, once=True)(Blend(models, weights, [0, 1]))
+
+    assert score(weights) > max(score(start) for start in ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5)))
+
+
+def test_weights_that_lose_on_all_customers_give_way_to_the_best_part(parts, monkeypatch):
+    monkeypatch.setattr(blending, "find_weights", lambda models, part: (1.0, 0.0, 0.0))
+    fitted = experiment.fit_model("blend", BlendSettings(parts=("popularity", "ease", "itemknn")), parts, seed=0)
+    record = fitted.log[-1]
+    best = max(record["parts"], key=record["parts"].get)
+    assert best != "popularity" and record["weights"][best] == 1.0
+    assert fitted.validation == record["parts"][best]
+
+
+def test_weights_may_come_from_some_of_the_customers(parts, monkeypatch):
+    part = parts.validation
+    models = [Noisy(part, 0.4, 1), Noisy(part, 50.0, 2)]
+    monkeypatch.setattr(blending, "CELLS", 5 * part.targets.shape[1])
+    weights = find_weights(models, part)
+    assert weights[0] > weights[1]
+
+
 def test_given_weights_stay_and_a_part_of_weight_0_is_left_out(parts):
     settings = BlendSettings(parts=("popularity", "ease"), weights=(0.0, 2.0))
     blend = experiment.fit_model("blend", settings, parts, seed=0).model
@@ -98,7 +143,8 @@ def test_a_run_of_a_blend_is_like_any_other(shop, tmp_path):
     for name in ("one", "two"):
         assert run("fit", shop, *options, "--run", tmp_path / name) == 0
     config = json.loads((tmp_path / "one" / "config.json").read_text())
-    assert config["settings"]["settings"]["ease"] == {"l2": 3.0}
+    assert config["settings"]["settings"]["ease"]["l2"] == 3.0
+    assert config["settings"]["settings"]["multvae"]["dropout"] == 0.5  # defaults included
     assert run("evaluate", tmp_path / "one", "--json", tmp_path / "again.json") == 0
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one" / "metrics.json").read_bytes()
     assert run("recommend", tmp_path / "one", "--top", 3) == 0

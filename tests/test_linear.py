@@ -56,6 +56,7 @@ def test_every_side_equals_the_dense_twin(tiny_lines, settings, side, by_rows, m
     monkeypatch.setattr(linear, "_side", lambda *sizes: side)
     monkeypatch.setattr(linear, "CELLS_PER_ROW_READ", 0 if by_rows else 1000)
     monkeypatch.setattr(linear.solve, "BLOCK", 8)
+    monkeypatch.setattr(linear, "EXACT", 0 if by_rows else 4096)
     model = linear.fit(tiny_lines, settings)
     users = np.arange(len(tiny_lines.users))
     scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
@@ -77,6 +78,7 @@ def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(
 ):
     monkeypatch.setattr(linear, "_side", lambda *sizes: side)
     monkeypatch.setattr(linear.solve, "BLOCK", 8)
+    monkeypatch.setattr(linear, "EXACT", 0)
     lines = tiny_lines.take(tiny_lines.user != 3)
     model = linear.fit(lines, settings)
     runs.save_state(tmp_path / "state", model.state())
@@ -96,16 +98,39 @@ def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_arr
     assert model.answers.shape == (10, 30) and model.rows.shape == (10, 30)
 
 
+@pytest.mark.parametrize("l2", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("side", ["users", "users-to-items", "items"])
+def test_a_weak_ridge_is_solved_exactly(tiny_lines, l2, side, monkeypatch):
+    monkeypatch.setattr(linear, "_side", lambda *sizes: side)
+    settings = EASESettings(l2=l2, values="quantity")
+    scores = np.asarray(linear.fit(tiny_lines, settings).scores(_encoded(tiny_lines, settings)))
+    expected = slow_twin(tiny_lines, settings)
+    np.testing.assert_allclose(scores, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def _encoded(lines, settings):
+    return linear.fit(lines, settings).encode(Histories(lines, None))
+
+
+def test_what_float32_cannot_tell_apart_is_refused(tiny_lines, monkeypatch):
+    monkeypatch.setattr(linear, "EXACT", 0)
+    monkeypatch.setattr(linear, "_side", lambda *sizes: "users")
+    with pytest.raises(InputError, match="leaves the system singular in float32; try a larger l2"):
+        linear.fit(tiny_lines, EASESettings(l2=1e-5, values="quantity"))
+
+
 def test_the_side_is_the_least_work_that_fits(monkeypatch):
     monkeypatch.setattr(linear.solve, "available_memory", lambda: 16e9)
     assert linear._side(2_500, 17_000, 600_000, "auto") == "users"
     assert linear._side(30_000, 41_000, 810_000, "auto") == "users-to-items"  # short histories: few rows to read
     assert linear._side(100_000, 10_000, 5_000_000, "auto") == "items"
     assert linear._side(2_500, 17_000, 600_000, "items") == "items"
-    monkeypatch.setattr(linear.solve, "available_memory", lambda: 8e9)
+    monkeypatch.setattr(linear.solve, "available_memory", lambda: 10e9)
     assert linear._side(9_000, 60_000, 810_000, "auto") == "users"  # products are too many for a matrix between them
     monkeypatch.setattr(linear.solve, "available_memory", lambda: 1e9)
-    with pytest.raises(InputError, match=r"30,000 customers x 41,000 products need 10\.\d GB .*1\.0 GB are free.*gfcf"):
+    with pytest.raises(
+        InputError, match=r"30,000 customers x 41,000 products need 1\d\.\d GB .*1\.0 GB are free.*gfcf"
+    ):
         linear._side(30_000, 41_000, 810_000, "auto")
 
 
@@ -147,7 +172,7 @@ def test_a_matrix_that_is_not_positive_definite_is_refused():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"l2": 0.0}, "l2 is 0"),
+        ({"l2": 0.0}, "l2 is 0 .*expected 1e-6 or more"),
         ({"l2": -1.0}, "l2 is -1"),
         ({"dropout": 1.0}, "dropout is 1"),
         ({"xi": -0.1}, "xi -0.1"),

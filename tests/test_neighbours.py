@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from aejax import registry, runs
 from aejax.errors import InputError
 from aejax.interactions import Histories
 from aejax.matrix import user_item_matrix
@@ -87,3 +88,13 @@ def test_fewer_neighbours_score_fewer_products(tiny_lines, name):
 def test_settings_out_of_range_are_refused(kind, changes, says):
     with pytest.raises(InputError, match=says):
         kind(**changes)
+
+
+@pytest.mark.parametrize("name", ["itemknn", "rp3beta"])
+def test_products_that_nobody_bought_together_can_be_stored(tiny_lines, name, tmp_path):
+    apart = tiny_lines.take(np.unique(tiny_lines.user, return_index=True)[1])  # one purchase each
+    apart = apart.take(np.unique(apart.item, return_index=True)[1])
+    family = registry.family(name)
+    runs.save_state(tmp_path / "state", family.fit(apart, family.settings()).state())
+    again = family.restore(runs.load_state(tmp_path / "state"), family.settings(), items=len(apart.items))
+    assert not scores_of(again, apart).any()

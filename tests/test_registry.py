@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from aejax import registry
+from aejax import registry, runs
 from aejax.errors import InputError
 from aejax.interactions import Interactions, Vocabulary, histories_of
 
@@ -80,12 +80,10 @@ def test_encode_is_pure_and_a_users_scores_do_not_depend_on_the_others(fitted):
     np.testing.assert_allclose(np.stack(alone), together, rtol=1e-5, atol=1e-6)
 
 
-def test_restore_of_the_state_scores_the_same(fitted):
+def test_the_stored_state_scores_the_same(fitted, tmp_path):
     name, model = fitted
-    state = jax.device_get(model.state())
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
-    assert jax.tree.leaves(state)
-    restored = registry.family(name).restore(state, small_settings(name), items=ITEMS)
+    runs.save_state(tmp_path / "state", model.state())
+    restored = registry.family(name).restore(runs.load_state(tmp_path / "state"), small_settings(name), items=ITEMS)
     histories = histories_of(purchases(), np.arange(USERS))
     expected = model.scores(model.encode(histories))
     np.testing.assert_array_equal(restored.scores(restored.encode(histories)), expected)

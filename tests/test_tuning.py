@@ -56,7 +56,8 @@ def test_the_test_part_is_not_looked_at(shop, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_search_ends_with_the_same_trials(shop, tmp_path, monkeypatch):
-    options = ("tune", shop, "--model", "multvae", "--trials", 7, "--epochs", 4, "--set", "hidden=8")
+    monkeypatch.setattr("aejax.experiment.tuning.STARTUP", 2)  # so that the estimator proposes most of them
+    options = ("tune", shop, "--model", "multvae", "--trials", 6, "--epochs", 3, "--set", "hidden=8", "batch_size=50")
     assert run(*options, "--run", tmp_path / "whole") == 0
     count = []
 
@@ -80,11 +81,22 @@ def test_an_interrupted_search_ends_with_the_same_trials(shop, tmp_path, monkeyp
 def test_a_hopeless_network_is_stopped_early(shop, tmp_path, monkeypatch):
     monkeypatch.setattr("aejax.experiment.tuning.PRUNE_AFTER_TRIALS", 1)
     monkeypatch.setattr("aejax.experiment.tuning.PRUNE_AFTER_EPOCHS", 1)
-    options = ("--model", "multvae", "--trials", 8, "--epochs", 12, "--set", "hidden=8", "learning_rate=0.02")
+    options = (
+        "--model",
+        "multvae",
+        "--trials",
+        6,
+        "--epochs",
+        8,
+        "--set",
+        "hidden=8",
+        "learning_rate=0.02",
+        "batch_size=50",
+    )
     assert run("tune", shop, *options, "--run", tmp_path / "tuned") == 0
     trials = trials_of(tmp_path / "tuned")
     pruned = [trial for trial in trials if trial["state"] == "pruned"]
-    assert pruned and all("validation" not in trial and 1 <= len(trial["curve"]) < 12 for trial in pruned)
+    assert pruned and all("validation" not in trial and 1 <= len(trial["curve"]) < 8 for trial in pruned)
 
 
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(shop, tmp_path, monkeypatch):

@@ -3,13 +3,14 @@
     aejax fit DATA --model blend --set parts=ease,gfcf,multvae --settings FILE
 
 The parts take their own settings from FILE. They are fitted on train alone, weighed on validation, and those with a
-weight above 0 are fitted again on all that the protocol allows, with the weights fixed. The search starts from each
-part by itself, so a blend is never below its best part on the customers that it was weighed on.
+weight above 0 are fitted again on all that the protocol allows, with the weights fixed. A blend that is below its best
+part on validation is that part alone; the log says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from aejax import batching, evaluation, metrics, registry
 from aejax.errors import InputError
-from aejax.experiment.selecting import Hooks, Selected, refit, select
+from aejax.experiment.selecting import Hooks, refit, select
 from aejax.interactions import histories_of
 from aejax.models import Family, Model
 from aejax.models.blend import Blend, standardise
@@ -51,10 +52,10 @@ class BlendSettings:
             raise InputError(
                 f"parts is {','.join(self.parts)}; expected two or more different models, such as ease,gfcf"
             )
-        own = {name: dict(self.settings.get(name, {})) for name in self.parts}
-        for name, given in own.items():
-            registry.make_settings(name, given)
-        object.__setattr__(self, "settings", own)
+        own = {name: registry.make_settings(name, self.settings.get(name, {})) for name in self.parts}
+        # All of them, defaults included: a run must not change when a default does.
+        plain = {name: json.loads(json.dumps(dataclasses.asdict(settings))) for name, settings in own.items()}
+        object.__setattr__(self, "settings", plain)
         if self.weights is None:
             return
         if len(self.weights) != len(self.parts) or min(self.weights) < 0 or not max(self.weights) > 0:
@@ -68,46 +69,40 @@ class BlendSettings:
         return registry.make_settings(part, self.settings[part])
 
 
-def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks) -> tuple[Selected, Model]:
+def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks) -> tuple[Model, float, int]:
     """Fit the parts, weigh them, and fit those that count again.
 
     Returns:
-      The blend of the parts fitted on train with its validation score, and the one to test.
+      The blend to test, the validation score of the one fitted on train, and the most epochs of a part.
     """
-    selected = {}
-    for name in settings.parts:
-        own_hooks = dataclasses.replace(hooks, prefix=f"{name} ")
-        selected[name] = select(name, settings.of(name), parts, seed=seed, hooks=own_hooks)
-    weights = settings.weights
-    if weights is None:
-        weights = find_weights([one.model for one in selected.values()], parts.validation)
-    positions = [number for number, weight in enumerate(weights) if weight > 0]
-    kept = [settings.parts[position] for position in positions]
-    blend = Blend([selected[name].model for name in kept], [weights[position] for position in positions], positions)
-    score = evaluation.validator(parts.validation)(blend)
-    record = {
-        "stage": "blend",
-        "weights": dict(zip(settings.parts, map(float, weights), strict=True)),
-        "validation": score,
-        "parts": {name: one.validation for name, one in selected.items()},
-    }
-    hooks.log.append(record)
-    chosen = Selected(blend, score, max(one.epochs for one in selected.values()))
-    if parts.refit is None:
-        return chosen, blend
+    hooks_of = {name: dataclasses.replace(hooks, prefix=f"{name} ") for name in settings.parts}
+    given = settings.weights
+    names = [name for number, name in enumerate(settings.parts) if given is None or given[number] > 0]
+    selected = {name: select(name, settings.of(name), parts, seed=seed, hooks=hooks_of[name]) for name in names}
+    models = [selected[name].model for name in names]
+    alone = {name: one.validation for name, one in selected.items()}
     epochs = {name: one.epochs for name, one in selected.items()}
-    models = [
-        refit(
-            name,
-            settings.of(name),
-            parts.refit,
-            epochs[name],
-            seed=seed,
-            hooks=dataclasses.replace(hooks, prefix=f"{name} "),
-        )
-        for name in kept
-    ]
-    return chosen, dataclasses.replace(blend, models=models)
+    weights = find_weights(models, parts.validation) if given is None else [weight for weight in given if weight > 0]
+    validate = evaluation.validator(parts.validation, once=True)
+    score = validate(Blend(models, weights, range(len(names))))
+    if given is None and score < max(alone.values()):
+        # Weights from some of the customers may lose on all of them.
+        best = max(alone, key=alone.__getitem__)
+        weights, score = [float(name == best) for name in names], alone[best]
+    kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if weight > 0]
+    hooks.log.append(
+        {"stage": "blend", "weights": dict(zip(names, map(float, weights), strict=True)), "validation": score}
+        | {"parts": alone}
+    )
+    models = [selected[name].model for name, _ in kept]
+    if parts.refit is not None:
+        selected.clear()
+        models.clear()  # the refits may need the memory
+        for name, _ in kept:
+            own = settings.of(name)
+            models.append(refit(name, own, parts.refit, epochs[name], seed=seed, hooks=hooks_of[name]))
+    positions = [settings.parts.index(name) for name, _ in kept]
+    return Blend(models, [weight for _, weight in kept], positions), score, max(epochs.values())
 
 
 @partial(jax.jit, static_argnames="depth")
@@ -115,7 +110,7 @@ def _ndcg(
     scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array, depth: int
 ) -> jax.Array:
     """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
-    _, hits, _ = evaluation.hits_of(jnp.einsum("pni,p->ni", scores, weights), seen, targets, depth)
+    _, hits, _ = evaluation.hits_of(jnp.einsum("pni,p->ni", scores, weights, precision="highest"), seen, targets, depth)
     return metrics.ndcg_at_k(hits, counts, 100).sum()
 
 

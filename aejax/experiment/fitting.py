@@ -59,8 +59,8 @@ def fit_model(
     """
     hooks = Hooks() if hooks is None else hooks
     if isinstance(settings, BlendSettings):
-        selected, model = fit_blend(settings, parts, seed=seed, hooks=hooks)
-        return Fitted(model, selected.validation, selected.epochs, tuple(hooks.log))
+        model, score, epochs = fit_blend(settings, parts, seed=seed, hooks=hooks)
+        return Fitted(model, score, epochs, tuple(hooks.log))
     if parts.refit is not None and not validated and not registry.family(name).is_network:
         return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, ())
     selected = select(name, settings, parts, seed=seed, hooks=hooks)

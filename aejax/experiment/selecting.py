@@ -72,7 +72,7 @@ def select(name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks) -
       InputError: the model scores NaN.
     """
     family = registry.family(name)
-    validate = validator(parts.validation)
+    validate = validator(parts.validation, once=not family.is_network)
     if family.is_network:
         key, _ = jax.random.split(jax.random.key(seed))
         model, progress = _train("select", name, parts.train, settings, key, validate, hooks)

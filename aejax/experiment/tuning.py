@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aejax import registry, runs
 from aejax.config import RunConfig
-from aejax.errors import InputError
+from aejax.errors import InputError, ResourceError
 from aejax.experiment.fitting import fit_model, open_run, read_log, write_log
 from aejax.experiment.preparing import Prepared, on_device
 from aejax.experiment.selecting import Hooks
@@ -152,6 +152,8 @@ def _trial(
         fitted = fit_model(config.model, settings, select, seed=config.training.seed, hooks=Hooks(listen))
     except optuna.TrialPruned:
         return {**record, "state": "pruned"}
+    except ResourceError:
+        raise
     except InputError as problem:
         return {**record, "state": "failed", "message": str(problem)}
     return {**record, "state": "complete", "validation": fitted.validation}

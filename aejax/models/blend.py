@@ -16,7 +16,7 @@ from aejax.models import Model
 
 @jax.jit
 def standardise(scores: jax.Array) -> jax.Array:
-    """Scores `[B, I]` -> the same with mean 0 and deviation 1 in every row; a row of equal scores becomes 0."""
+    """Scores `[B, I]` -> the same with mean 0 and deviation 1 in every row."""
     centred = scores - scores.mean(axis=1, keepdims=True)
     deviation = jnp.sqrt(jnp.square(centred).mean(axis=1, keepdims=True))
     return centred / jnp.maximum(deviation, jnp.finfo(scores.dtype).tiny)

@@ -11,8 +11,7 @@ Customer factors W `[U, D]` and product factors H `[I, D]` minimise, x being the
 n being numbers of purchases: frequency-scaled regularisation, in full at nu = 1. One epoch solves every customer, then
 every product, exactly, in padded blocks of rows of similar length. Factors start from N(0, init_scale^2 / D).
 
-A customer is one solve against H, whether known to train or new: W is not stored. That is where we differ from the
-authors' program, which scores a customer of train by the w_u of the last epoch, solved before the last H.
+A customer is one solve against H, whether known to train or new: W is not stored.
 """
 
 from __future__ import annotations
@@ -90,14 +89,16 @@ class Problem(NamedTuple):
 @jax.jit
 def _solve(factors: jax.Array, problem: Problem, alpha0: float) -> jax.Array:
     """The factors `[B, D]` of rows, given those `[n, D]` of the other side."""
-    size = factors.shape[1]
-    own = factors.at[problem.row.items].get(mode="fill", fill_value=0.0)
-    weighted = own * problem.row.values[:, :, None]
-    system = jnp.einsum("bld,ble->bde", weighted, own)
-    system = system + alpha0 * (factors.T @ factors)[None]
-    system = system + problem.ridge[:, None, None] * jnp.eye(size)[None]
-    factor = jax.scipy.linalg.cho_factor(system, lower=True)
-    return jax.scipy.linalg.cho_solve(factor, weighted.sum(1)[:, :, None])[:, :, 0]
+    length, size = problem.row.items.shape[1], factors.shape[1]
+    shared = alpha0 * jnp.matmul(factors.T, factors, precision="highest")
+
+    def one(row: Problem) -> jax.Array:
+        own = factors.at[row.row.items].get(mode="fill", fill_value=0.0)
+        weighted = own * row.row.values[:, None]
+        system = jnp.matmul(weighted.T, own, precision="highest") + shared + row.ridge * jnp.eye(size)
+        return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(system, lower=True), weighted.sum(0))
+
+    return jax.lax.map(one, problem, batch_size=max(1, GATHERED // (length * size)))
 
 
 def _ridge(matrix: sp.csr_array, settings: IALSSettings) -> np.ndarray:

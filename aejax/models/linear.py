@@ -46,11 +46,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 
 from aejax import solve
 from aejax.batching import Batch, densify, pad_rows
-from aejax.errors import InputError, nearest
+from aejax.errors import InputError, ResourceError, nearest
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
 from aejax.models import Family, Range
@@ -59,6 +60,8 @@ SIDES = ("auto", "items", "users")
 # A row that is read costs a CPU's memory as much time as this many multiplications of a row cost its cores.
 CELLS_PER_ROW_READ = 50
 GB = 1e9
+# Up to this many customers the users' side is solved in float64: its diagonal is a small difference from 1.
+EXACT = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +95,10 @@ class EASESettings:
     def __post_init__(self) -> None:
         for values in (self.values, self.targets or self.values):
             check_values(values)
-        if not self.l2 > 0 or not self.half_life > 0:
-            raise InputError(f"l2 is {self.l2:g} and half_life {self.half_life:g}; expected more than 0")
+        if not self.l2 >= 1e-6 or not self.half_life > 0:
+            raise InputError(
+                f"l2 is {self.l2:g} and half_life {self.half_life:g}; expected 1e-6 or more, and more than 0"
+            )
         if not 0.0 <= self.dropout < 1.0 or not 0.0 <= self.xi < 1.0:
             raise InputError(f"dropout is {self.dropout:g} and xi {self.xi:g}; expected 0 or more and less than 1")
         if self.side not in SIDES:
@@ -243,7 +248,7 @@ def fit(train: Interactions, settings: EASESettings) -> ItemWeights | UserWeight
     side = _side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
     try:
         return _SOLVERS[side](inputs, targets, ridge, scale, settings)
-    except np.linalg.LinAlgError:
+    except (np.linalg.LinAlgError, FloatingPointError):
         raise InputError(f"l2 {settings.l2:g} leaves the system singular in float32; try a larger l2") from None
 
 
@@ -251,13 +256,13 @@ def _side(users: int, items: int, cells: int, wanted: str) -> str:
     """`items`, `users`, or `users-to-items` (solved by users, multiplied out to `[I, I]`): the least work that fits.
 
     Raises:
-      InputError: none of them fits in memory.
+      ResourceError: none of them fits in memory.
     """
     by_users = "users-to-items" if users * users > CELLS_PER_ROW_READ * cells else "users"
     needed = {  # bytes at the worst moment: the inverse in blocks and whole, and what is made of it
         "items": 4 * 2.6 * items * items,
-        "users-to-items": 4 * (users * users + max(0.6 * users * users, items * items + 2048.0 * items)),
-        "users": 4 * (users * users + max(0.6 * users * users, 2.0 * users * items)),
+        "users-to-items": 4 * (1.6 * users * users + items * items + 6.0 * solve.BLOCK * (users + items)),
+        "users": 4 * (2.0 * users * users + 4.0 * users * items),
     }
     order = {"items": ["items"], "users": [by_users, "users"]}.get(wanted) or (
         [by_users, "users", "items"] if users < items else ["items", by_users, "users"]
@@ -267,7 +272,7 @@ def _side(users: int, items: int, cells: int, wanted: str) -> str:
         if needed[side] <= free:
             return side
     least = min(order, key=needed.__getitem__)
-    raise InputError(
+    raise ResourceError(
         f"{users:,} customers x {items:,} products need {needed[least] / GB:.1f} GB of memory at least, and "
         f"{free / GB:.1f} GB are free; raise --min-customers, or use --model gfcf, which has no such matrix"
     )
@@ -300,11 +305,11 @@ def _solve_items(
     diagonal = inverse.diagonal().astype(np.float64)
     if targets is inputs:
         multiplier = _multiplier(1.0 - diagonal * ridge, diagonal, settings.xi)
-        weights = -inverse
+        weights = np.negative(inverse, out=inverse)
         weights *= (ridge + multiplier).astype(np.float32)
         weights[np.diag_indices(count)] += 1.0
     else:
-        weights = np.ascontiguousarray((sp.csr_array(targets.T) @ (inputs @ inverse)).T)
+        weights = np.ascontiguousarray((sp.csr_array(targets.T @ inputs) @ inverse).T)
         multiplier = _multiplier(weights.diagonal().astype(np.float64), diagonal, settings.xi)
         weights -= inverse * multiplier.astype(np.float32)
     return _item_weights(weights, scale, settings)
@@ -328,6 +333,11 @@ class _UserSolution:
     ridge: np.ndarray
     xi: float
 
+    @property
+    def least(self) -> float:
+        """Where a difference from 1 has three digits left."""
+        return 1e3 * float(np.finfo(self.inverse.dtype).eps)
+
     def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """For products `start` to `stop`: `(Nt + N diag(g / L))'`, `[products, U]`, and `g / L`."""
         ridge, columns = self.ridge[start:stop], self.columns[start:stop]
@@ -335,9 +345,12 @@ class _UserSolution:
         answers = solved
         if self.targets is not self.columns:
             answers = np.asarray(self.targets[start:stop] @ self.inverse)
-        diagonal = (1.0 - _row_products(columns, solved) / ridge) / ridge
+        rest = 1.0 - _row_products(columns, solved) / ridge  # L P, which is near 0 where the ridge is weak
+        if rest.min() < self.least:
+            raise FloatingPointError
+        diagonal = rest / ridge
         own = _multiplier(_row_products(columns, answers) / ridge, diagonal, self.xi) / ridge
-        return answers + solved * own[:, None].astype(np.float32), own
+        return (answers + solved * own[:, None]).astype(np.float32), own
 
 
 def _by_users(inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, xi: float) -> _UserSolution:
@@ -349,7 +362,12 @@ def _by_users(inputs: sp.csr_array, targets: sp.csr_array, ridge: np.ndarray, xi
         block[np.arange(stop - start), np.arange(start, stop)] += 1.0
         return block
 
-    inverse = solve.whole(solve.inverse_panels(panel, inputs.shape[0]))
+    users = inputs.shape[0]
+    if users <= EXACT:
+        system = panel(0, users).astype(np.float64)
+        inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(system, lower=True), np.eye(users))
+    else:
+        inverse = solve.whole(solve.inverse_panels(panel, users))
     return _UserSolution(inverse, columns, columns if targets is inputs else sp.csr_array(targets.T), ridge, xi)
 
 
@@ -391,6 +409,8 @@ def _multiplied_out(solution: _UserSolution, scale: np.ndarray, settings: EASESe
         block = np.asarray(back @ np.ascontiguousarray(answers.T))
         block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
         weights[:, start:stop] = block
+    if len(solution.inverse) <= EXACT:
+        return _item_weights(weights, scale, settings)
     smaller: dict[str, Any] = {"columns": to_state(columns), "ridge": solution.ridge, "scale": scale}
     if solution.targets is not columns:
         smaller["targets"] = to_state(solution.targets)
