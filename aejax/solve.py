@@ -18,11 +18,15 @@ import numpy as np
 import scipy.linalg
 
 BLOCK = 2048
+TILE = 256
 
 
-@partial(jax.jit, donate_argnums=0)
-def _subtract_product(panel: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
-    return panel - jnp.matmul(left, right.T, precision="highest")
+@partial(jax.jit, donate_argnums=0, static_argnames="below")
+def _swept(panel: jax.Array, left: jax.Array, right: jax.Array, start: jax.Array, below: bool) -> jax.Array:
+    """A block row less `left right'`; below the pivot its column block from `start` on becomes `left`."""
+    right = right[: panel.shape[1]]
+    swept = panel - jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), precision="highest")
+    return jax.lax.dynamic_update_slice(swept, left, (0, start)) if below else swept
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -65,9 +69,7 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
         zero = jnp.zeros_like(inverse)
         right = jnp.concatenate([*column[:k], zero, *column[k:]])  # the pivot's own column is set below
         for i, left in zip(others, scaled, strict=True):
-            panels[i] = _subtract_product(panels[i], left, right[: panels[i].shape[1]])
-            if i > k:
-                panels[i] = panels[i].at[:, start:stop].set(left)
+            panels[i] = _swept(panels[i], left, right, jnp.asarray(start), below=i > k)
     for k, rows in enumerate(panels):
         panels[k] = _negated(rows)
     return panels
@@ -87,7 +89,10 @@ def whole(panels: list[Any]) -> np.ndarray:
         rows = panels.pop(0)
         stop = rows.shape[1]
         full[start:stop, :stop] = rows
-        full[:start, start:stop] = full[start:stop, :start].T
+        for column in range(0, start, TILE):  # a transpose in tiles that fit in a cache
+            for row in range(start, stop, TILE):
+                tile = full[row : min(row + TILE, stop), column : min(column + TILE, start)]
+                full[column : column + tile.shape[1], row : row + tile.shape[0]] = tile.T
         start = stop
     return full
 

@@ -155,11 +155,13 @@ class ItemWeights:
     Attributes:
       weights: `[I, I]`, the scores of a customer with row x are `x weights`.
       settings: of the value transform.
+      by_rows: histories are so short that a CPU is quicker to read the rows that they name than to multiply.
       smaller: what a run stores in place of the weights, where it takes less and they follow from it.
     """
 
     weights: jax.Array
     settings: EASESettings
+    by_rows: bool
     smaller: Mapping[str, Any] | None = None
 
     def encode(self, histories: Histories) -> Batch:
@@ -168,12 +170,12 @@ class ItemWeights:
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        few = batch.items.shape[1] * CELLS_PER_ROW_READ < len(self.weights) and jax.default_backend() == "cpu"
-        return (_sum_of_rows if few else _product)(self.weights, batch)
+        by_rows = self.by_rows and jax.default_backend() == "cpu"
+        return (_sum_of_rows if by_rows else _product)(self.weights, batch)
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""
-        return {"weights": self.weights} if self.smaller is None else dict(self.smaller)
+        return {"weights": self.weights, "by_rows": self.by_rows} if self.smaller is None else dict(self.smaller)
 
 
 class UserBatch(NamedTuple):
@@ -312,7 +314,8 @@ def _solve_items(
         weights = np.ascontiguousarray((sp.csr_array(targets.T @ inputs) @ inverse).T)
         multiplier = _multiplier(weights.diagonal().astype(np.float64), diagonal, settings.xi)
         weights -= inverse * multiplier.astype(np.float32)
-    return _item_weights(weights, scale, settings)
+    by_rows = inputs.nnz * CELLS_PER_ROW_READ < inputs.shape[0] * inputs.shape[1]
+    return _item_weights(weights, scale, settings, by_rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -410,22 +413,22 @@ def _multiplied_out(solution: _UserSolution, scale: np.ndarray, settings: EASESe
         block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
         weights[:, start:stop] = block
     if len(solution.inverse) <= EXACT:
-        return _item_weights(weights, scale, settings)
+        return _item_weights(weights, scale, settings, True)
     smaller: dict[str, Any] = {"columns": to_state(columns), "ridge": solution.ridge, "scale": scale}
     if solution.targets is not columns:
         smaller["targets"] = to_state(solution.targets)
     panels = solve.lower_panels(solution.inverse)
     smaller["panels"] = {str(number): panel for number, panel in enumerate(panels)}
-    return dataclasses.replace(_item_weights(weights, scale, settings), smaller=smaller)
+    return dataclasses.replace(_item_weights(weights, scale, settings, True), smaller=smaller)
 
 
-def _item_weights(weights: np.ndarray, scale: np.ndarray, settings: EASESettings) -> ItemWeights:
+def _item_weights(weights: np.ndarray, scale: np.ndarray, settings: EASESettings, by_rows: bool) -> ItemWeights:
     if not settings.xi:
         np.fill_diagonal(weights, 0.0)
     if settings.item_power:
         weights *= scale[:, None].astype(np.float32)
         weights /= scale.astype(np.float32)
-    return ItemWeights(jax.device_put(weights), settings)
+    return ItemWeights(jax.device_put(weights), settings, by_rows)
 
 
 _SOLVERS = {"items": _solve_items, "users": _solve_users, "users-to-items": _solve_users_to_items}
@@ -441,7 +444,7 @@ def _row_products(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
 def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> ItemWeights | UserWeights:
     """The model whose `state()` that was."""
     if "weights" in state:
-        return ItemWeights(state["weights"], settings)
+        return ItemWeights(state["weights"], settings, bool(state["by_rows"]))
     if "answers" in state:
         rows = from_state(state["rows"], items)
         return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), rows, settings)
