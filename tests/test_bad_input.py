@@ -98,6 +98,15 @@ def test_bad_data_end_in_one_message(change, options, says, tmp_path, capsys):
     assert {path: path.read_bytes() for path in shop.iterdir()} == before
 
 
+def test_a_folder_in_the_place_of_a_file(tmp_path, capsys):
+    shop = write_shop(tmp_path / "shop")
+    (shop / "orders.csv").unlink()
+    (shop / "orders.csv").mkdir()
+    assert run("check", shop) == 1
+    message = capsys.readouterr().err
+    assert "has no orders.csv (there are: customers.csv, products.csv)" in message and message.count("\n") == 1
+
+
 @pytest.fixture(scope="module")
 def place():
     """A folder that every user of the machine can read, with a shop and a fitted run."""

@@ -93,7 +93,7 @@ def read_shop(folder: Path) -> Dataset:
 def _require_files(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; expected one with {', '.join(FILES)}")
-    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    there = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     for name in FILES:
         if name not in there:
             others = [other for other in there if other not in FILES]
