@@ -55,7 +55,7 @@ def _user_metrics(hits: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
 
 
 @jax.jit
-def _total_ndcg(hits: jax.Array, counts: jax.Array) -> jax.Array:
+def total_ndcg(hits: jax.Array, counts: jax.Array) -> jax.Array:
     """Sum of NDCG@100 over the users; padding has no target, so no hit, and adds 0."""
     return metrics.ndcg_at_k(hits, jnp.maximum(counts, 1), 100).sum()
 
@@ -128,7 +128,7 @@ def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
         totals = []
         for piece in _chunks(model, part, size) if once else kept:
             _, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
-            totals.append(jnp.where(any_nan, jnp.nan, _total_ndcg(hits, piece.counts)))
+            totals.append(jnp.where(any_nan, jnp.nan, total_ndcg(hits, piece.counts)))
         return float(jax.device_get(jnp.stack(totals).sum())) / len(part)
 
     return validate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import math
 import types
 import typing
@@ -75,6 +76,11 @@ def make_settings(name: str, given: Mapping[str, Any]) -> Any:
             raise InputError(f'model {name} has no setting "{key}"; {has}')
         values[key] = _parse(f"{key} of model {name}", value, known[key])
     return kind(**values)
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """Every setting, defaults included, in the form that JSON gives back."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 def _parse(place: str, value: Any, kind: Any) -> Any:

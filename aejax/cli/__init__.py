@@ -18,6 +18,7 @@ from aejax.errors import InputError
 
 if TYPE_CHECKING:
     from aejax.config import DataConfig, RunConfig, SplitConfig
+    from aejax.interactions import Dataset
 
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -100,6 +101,17 @@ class Common:
         given = experiment.own_settings(model, self.given_settings(), self.stored_settings())
         return RunConfig(self.data_config(data), self.split_config(), TrainingConfig(seed, self.device), model, given)
 
+    def read(self, data: Path, run: Path | None, resume: bool, model: str, last: str) -> tuple[Dataset | None, Path]:
+        """The data, None where a run that is resumed holds them, and the run: as given, or its default place."""
+        from aejax import datasets, experiment
+
+        if resume and run is not None:
+            return None, run
+        dataset = datasets.read(data, min_rating=self.min_rating)
+        if run is None:
+            run = experiment.default_run(data, model, dataset.interactions, self.split, last)
+        return None if resume else dataset, run
+
 
 def data(
     name: Annotated[Literal["completejourney"], tyro.conf.Positional], out: Path = Path("data/prepared_data")
@@ -157,20 +169,17 @@ def fit(
       resume: go on with an interrupted fit, to the same bits.
       overwrite: replace an existing run.
     """
-    from aejax import datasets, experiment, registry
+    from aejax import experiment, registry
 
     config = common.run_config(data, model, seed)
     registry.make_settings(model, config.settings)
     console = make_console()
-    dataset = None if resume and run else datasets.read(data, min_rating=common.min_rating)
-    if dataset is not None and run is None:
-        run = experiment.default_run(data, model, dataset.interactions, common.split, f"s{seed}")
-    assert run is not None
+    dataset, run = common.read(data, run, resume, model, f"s{seed}")
     with EpochProgress(console) as progress:
         result = experiment.fit(
             config,
             run,
-            dataset=None if resume else dataset,
+            dataset=dataset,
             overwrite=overwrite,
             resume=resume,
             listen=lambda stage, record: progress.epoch(f"{model} {stage}", record),
@@ -332,20 +341,17 @@ def tune(
       resume: go on with an interrupted search.
       overwrite: replace an existing directory.
     """
-    from aejax import datasets, experiment
+    from aejax import experiment
 
     config = common.run_config(data, model, seed)
     console = make_console()
-    dataset = None if resume and run else datasets.read(data, min_rating=common.min_rating)
-    if dataset is not None and run is None:
-        run = experiment.default_run(data, model, dataset.interactions, common.split, "tune")
-    assert run is not None
+    dataset, run = common.read(data, run, resume, model, "tune")
     with EpochProgress(console) as progress:
         best = experiment.tune(
             config,
             run,
             trials=trials,
-            dataset=None if resume else dataset,
+            dataset=dataset,
             overwrite=overwrite,
             resume=resume,
             on_trial=lambda record: console.print(trial_line(record)),

@@ -10,7 +10,6 @@ part on validation is that part alone; the log says so.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -52,10 +51,9 @@ class BlendSettings:
             raise InputError(
                 f"parts is {','.join(self.parts)}; expected two or more different models, such as ease,gfcf"
             )
-        own = {name: registry.make_settings(name, self.settings.get(name, {})) for name in self.parts}
         # All of them, defaults included: a run must not change when a default does.
-        plain = {name: json.loads(json.dumps(dataclasses.asdict(settings))) for name, settings in own.items()}
-        object.__setattr__(self, "settings", plain)
+        own = {name: registry.make_settings(name, self.settings.get(name, {})) for name in self.parts}
+        object.__setattr__(self, "settings", {name: registry.as_json(settings) for name, settings in own.items()})
         if self.weights is None:
             return
         if len(self.weights) != len(self.parts) or min(self.weights) < 0 or not max(self.weights) > 0:
@@ -111,7 +109,7 @@ def _ndcg(
 ) -> jax.Array:
     """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
     _, hits, _ = evaluation.hits_of(jnp.einsum("pni,p->ni", scores, weights, precision="highest"), seen, targets, depth)
-    return metrics.ndcg_at_k(hits, counts, 100).sum()
+    return evaluation.total_ndcg(hits, counts)
 
 
 def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:

@@ -104,8 +104,7 @@ class _SavedProgress:
         self.last_saved = time.monotonic()
 
     def listen(self, stage: str, record: Mapping[str, float]) -> None:
-        with runs.writing(self.log), self.log.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps({"stage": stage, **record}) + "\n")
+        append_log(self.log, {"stage": stage, **record})
 
     def save(self, stage: str, progress: Progress) -> None:
         if time.monotonic() - self.last_saved < SAVE_EVERY_S:
@@ -127,6 +126,12 @@ class _SavedProgress:
     def _saved(self, stage: str) -> list[Path]:
         """Whole saves of a stage, oldest first; a save that was interrupted has another name."""
         return sorted(path for path in self.state.glob(f"{stage}-*") if path.name[len(stage) + 1 :].isdigit())
+
+
+def append_log(path: Path, record: Mapping[str, Any]) -> None:
+    """One more record at the end of a log.jsonl."""
+    with runs.writing(path), path.open("a", encoding="utf-8") as opened:
+        opened.write(json.dumps(record) + "\n")
 
 
 def write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -244,7 +249,7 @@ def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: 
 
 def resolved(config: RunConfig, prepared: Prepared, settings: Any) -> RunConfig:
     """The config with every default written out, in the form that JSON gives back."""
-    plain = json.loads(json.dumps(dataclasses.asdict(settings)))
+    plain = registry.as_json(settings)
     return dataclasses.replace(config, data=prepared.data_config, split=prepared.split_config, settings=plain)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aejax import registry, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
-from aejax.experiment.fitting import fit_model, open_run, read_log, write_log
+from aejax.experiment.fitting import append_log, fit_model, open_run, read_log, write_log
 from aejax.experiment.preparing import Prepared, on_device
 from aejax.experiment.selecting import Hooks
 from aejax.interactions import Dataset
@@ -79,8 +78,7 @@ def tune(
         write_log(log, done)
         for number in range(len(done), trials):
             record = _trial(optuna, done, config, space, prepared, partial(on_epoch, number))
-            with runs.writing(log), log.open("a", encoding="utf-8") as opened:
-                opened.write(json.dumps(record) + "\n")
+            append_log(log, record)
             on_trial(record)
             done.append(record)
         fitted = [record for record in done if record["state"] == "complete"]
@@ -134,9 +132,10 @@ def _trial(
     study = _study(optuna, done, space)
     trial = study.ask({name: _distribution(optuna, where) for name, where in space.items()})
     settings = registry.make_settings(config.model, {**config.settings, **(trial.params if done else {})})
+    plain = registry.as_json(settings)
     record: dict[str, Any] = {
         "trial": len(done),
-        "settings": {name: json.loads(json.dumps(getattr(settings, name))) for name in space},
+        "settings": {name: plain[name] for name in space},
         "curve": [],
     }
 
