@@ -219,6 +219,56 @@ def test_popularity_counts_customers_and_not_pieces():
     np.testing.assert_array_equal(scores, [[1, 3, 2, 0]] * 3)
 
 
+DAY = np.timedelta64(86_400, "s")
+
+
+def dated(rows: list[tuple[int, int, int, int]]) -> Interactions:
+    """Rows of (customer, product, pieces, days ago), each an order of its own; three customers and three products."""
+    user, item, quantity, days = np.array(rows, dtype=np.int32).T
+    return Interactions(
+        user=user,
+        item=item,
+        quantity=quantity,
+        users=Vocabulary.of("abc"),
+        items=Vocabulary.of("xyz"),
+        order=np.arange(len(rows), dtype=np.int32),
+        at=np.datetime64("2024-06-01T00:00:00", "s") - days * DAY,
+    )
+
+
+def test_popularity_is_the_sum_of_a_products_column():
+    lines = dated([(0, 0, 5, 0), (0, 0, 1, 30), (1, 0, 2, 60), (1, 1, 1, 0), (2, 1, 1, 30), (2, 2, 7, 90)])
+    expected = {
+        "binary": [2, 2, 1],
+        "orders": [3, 2, 1],
+        "quantity": [8, 2, 7],
+        "log1p-orders": [np.log(3) + np.log(2), 2 * np.log(2), np.log(2)],
+        "log1p-quantity": [np.log(7) + np.log(3), 2 * np.log(2), np.log(8)],
+        "recency": [1 + 1 / 2 + 1 / 4, 1 + 1 / 2, 1 / 8],
+    }
+    for values, totals in expected.items():
+        scores = scores_of(fitted("popularity", lines, {"values": values, "half_life": 30.0}), lines)
+        np.testing.assert_allclose(scores, [totals] * 3, rtol=1e-6)
+
+
+def test_recent_popularity_follows_its_half_life():
+    """Many bought the first product long ago, one the second of late: the shorter half-life sees only that one."""
+    lines = dated([(0, 0, 1, 100), (1, 0, 1, 100), (2, 0, 1, 100), (0, 1, 1, 0)])
+    long, short = (
+        scores_of(fitted("popularity", lines, {"values": "recency", "half_life": days}), lines)[0]
+        for days in (1000.0, 10.0)
+    )
+    assert long[0] > long[1] > long[2] == 0
+    assert short[1] > short[0] > 0
+
+
+def test_popularity_restores_a_run_from_before_it_had_settings():
+    restored = family("popularity").restore(
+        {"customers": np.array([1.0, 3.0], np.float32)}, make_settings("popularity", {}), items=2
+    )
+    np.testing.assert_array_equal(restored.scores(np.zeros(1)), [[1, 3]])
+
+
 def test_popularity_follows_a_permutation_of_products_and_ignores_one_of_customers(planted):
     rng = np.random.default_rng(2)
     quantities = np.zeros((len(planted.users), ITEMS), dtype=np.int32)
@@ -522,6 +572,8 @@ def test_training_reaches_scaled_counts():
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [
+        ("popularity", "half_life", 0.0),
+        ("popularity", "half_life", math.nan),
         ("ae", "batch_size", 0),
         ("ae", "epochs", 0),
         ("vae", "patience", -1),
