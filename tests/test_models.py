@@ -13,10 +13,10 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
-from aejax.models import ae, multvae, popularity, vae
+from aejax.models import ae, autorec, multvae, popularity, vae
 from aejax.registry import family, make_settings
 
-NETWORKS = ("ae", "vae", "multdae", "multvae")
+NETWORKS = ("ae", "vae", "multdae", "multvae", "autorec")
 CLUSTERS, CLUSTER_ITEMS, CLUSTER_USERS = 3, 8, 20
 ITEMS = CLUSTERS * CLUSTER_ITEMS
 
@@ -75,6 +75,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"hidden": (16,), "latent_dim": 4, "epochs": 60, "batch_size": 16, "learning_rate": 0.01},
     "multdae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "multvae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
+    "autorec": {"latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.02, "l2": 1.0},
     "popularity": {},
 }
 
@@ -118,12 +119,13 @@ def test_planted_groups_are_found_among_products_not_yet_bought(name, small, pla
 def test_a_tiny_matrix_is_learned_by_heart(name):
     bought = np.random.default_rng(1).uniform(size=(8, 12)) < 0.4
     bought[:, 0] |= ~bought.any(axis=1)
-    settings: dict[str, Any] = {"hidden": (32,), "epochs": 250, "learning_rate": 0.01, "batch_size": 8}
+    settings: dict[str, Any] = {"epochs": 250, "learning_rate": 0.01, "batch_size": 8}
     settings |= {
-        "ae": {},
-        "vae": {"latent_dim": 8, "kl_weight": 0.0},
-        "multdae": {"latent_dim": 16, "dropout": 0.0, "weight_decay": 0.0},
-        "multvae": {"latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
+        "ae": {"hidden": (32,)},
+        "vae": {"hidden": (32,), "latent_dim": 8, "kl_weight": 0.0},
+        "multdae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "weight_decay": 0.0},
+        "multvae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
+        "autorec": {"latent_dim": 32, "l2": 0.0},
     }[name]
     losses: list[float] = []
     lines = lines_of(bought.astype(np.int32))
@@ -305,6 +307,7 @@ def untrained(name: str, given: dict[str, Any], items: int) -> Any:
         "vae": vae.VAE,
         "multdae": functools.partial(multvae.MultAE, variational=False),
         "multvae": functools.partial(multvae.MultAE, variational=True),
+        "autorec": autorec.AutoRec,
     }[name]
     abstract = nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0), **sizes))
     params = randomised(nnx.to_pure_dict(nnx.state(abstract)))
@@ -369,6 +372,18 @@ def test_vae_scores_equal_the_numpy_twin():
     for layer in hidden:
         h = relu(dense(layer, h))
     np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), dense(last, h), rtol=1e-4, atol=1e-5)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("values", ["binary", "quantity"])
+def test_autorec_scores_equal_the_numpy_twin(values):
+    network = untrained("autorec", {"latent_dim": 3, "values": values}, 7)
+    x = HISTORIES.astype(np.float64) if values == "quantity" else (HISTORIES > 0).astype(np.float64)
+    expected = dense(network.state()["decoder"], sigmoid(dense(network.state()["encoder"], x)))
+    np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_ae_has_the_layers_of_the_original_pipeline():
@@ -498,6 +513,19 @@ def test_ae_loss_is_the_mean_squared_error_of_the_sigmoid():
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("unobserved", "l2"), [(0.0, 0.0), (0.0, 3.0), (0.3, 3.0), (1.0, 0.0)])
+def test_autorec_losses_add_up_to_the_objective_over_all_customers(unobserved, l2):
+    """With `unobserved` at 0 that is the paper's, over the entries that a customer has."""
+    settings = autorec.AutoRecSettings(latent_dim=3, unobserved=unobserved, l2=l2)
+    network = untrained("autorec", {"latent_dim": 3}, 7)
+    encoder, decoder = network.state()["encoder"], network.state()["decoder"]
+    error = (dense(decoder, sigmoid(dense(encoder, ROWS))) - ROWS) ** 2
+    expected = error[ROWS > 0].sum() + unobserved * error[ROWS == 0].sum()
+    expected += l2 / 2 * (np.square(encoder["kernel"]).sum() + np.square(decoder["kernel"]).sum())
+    got = autorec._loss_of(settings, len(ROWS))(module_of(network), BATCH, jnp.asarray(0), jax.random.key(0))
+    np.testing.assert_allclose(got.sum(), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "mse"])
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0, 2.5])
 def test_vae_loss_is_the_negative_lower_bound(likelihood, kl_weight):
@@ -547,14 +575,14 @@ def test_values_that_a_sigmoid_cannot_reach_are_scaled_per_user_to_1(name, value
 @each_network
 def test_binary_is_binary(name):
     lines = lines_of(QUANTITIES)
-    network = untrained(name, {"hidden": (4,)}, 4)
+    network = untrained(name, {}, 4)
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES > 0)
 
 
-@pytest.mark.parametrize("name", ["multdae", "multvae"])
-def test_the_mult_models_take_counts_as_they_are(name):
+@pytest.mark.parametrize("name", ["multdae", "multvae", "autorec"])
+def test_what_has_no_sigmoid_at_its_end_takes_counts_as_they_are(name):
     lines = lines_of(QUANTITIES)
-    network = untrained(name, {"hidden": (4,), "values": "quantity"}, 4)
+    network = untrained(name, {"values": "quantity"}, 4)
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES)
 
 
@@ -594,6 +622,10 @@ def test_training_reaches_scaled_counts():
         ("multvae", "latent_dim", 0),
         ("multvae", "anneal_cap", -0.2),
         ("multvae", "anneal_steps", 0),
+        ("autorec", "latent_dim", 0),
+        ("autorec", "l2", -1.0),
+        ("autorec", "l2", math.nan),
+        ("autorec", "unobserved", -0.1),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(name, setting, value):
@@ -603,7 +635,7 @@ def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(na
     assert str(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "ae"])
+@pytest.mark.parametrize("name", ["vae", "multdae", "multvae"])
 def test_no_hidden_layer_is_a_model_too(name):
     lines = lines_of(QUANTITIES)
     assert np.all(np.isfinite(scores_of(untrained(name, {"hidden": (), "latent_dim": 2}, 4), lines)))
