@@ -23,10 +23,13 @@ class Batch(NamedTuple):
     Attributes:
       items: `[B, L]` int32, padded with I.
       values: `[B, L]` float32, padded with 0.
+      users: `[B]` int32, each row's number in the matrix that was trained on, U for padding, -1 for one not in it; None
+        where the model does not ask who a row belongs to.
     """
 
     items: jax.Array
     values: jax.Array
+    users: jax.Array | None = None
 
 
 class SparseRows(NamedTuple):
@@ -73,6 +76,7 @@ def gather_rows(rows: SparseRows, users: jax.Array, length: int, count: int) -> 
     return Batch(
         jnp.where(inside, rows.items[starts + offsets], count),
         jnp.where(inside, rows.values[starts + offsets], 0.0),
+        users,
     )
 
 
@@ -114,6 +118,12 @@ def densify(batch: Batch, count: int) -> jax.Array:
     chex.assert_equal_shape([batch.items, batch.values])
     rows = jnp.arange(batch.items.shape[0])[:, None]
     return jnp.zeros((batch.items.shape[0], count)).at[rows, batch.items].set(batch.values, mode="drop")
+
+
+def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:
+    """Hide a share `rate` of each user's items and scale the rest by 1 / (1 - rate)."""
+    kept = jax.random.bernoulli(dropout_key, 1.0 - rate, batch.values.shape)
+    return batch._replace(values=jnp.where(kept, batch.values / (1.0 - rate), 0.0))
 
 
 def scoring_chunk(count: int) -> int:

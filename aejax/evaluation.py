@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from aejax import batching, metrics, ranking
 from aejax.errors import InputError
-from aejax.models import Model
+from aejax.models import Model, known_customers
 from aejax.split import HeldOut
 
 VALIDATION_METRIC = "ndcg@100"
@@ -33,11 +33,23 @@ class Evaluation:
       users: `[n]` indices into the vocabulary.
       values: metric key -> `[n]` float32, one value per user.
       coverage: share of the products that stand in any user's first `COVERAGE_AT`.
+      unknown: how many of the users the model does not know and took for the mean of those it knows.
     """
 
     users: np.ndarray
     values: dict[str, np.ndarray]
     coverage: float
+    unknown: int
+
+    @property
+    def note(self) -> str:
+        """What a reader of the figures must know of them; empty where there is nothing."""
+        if not self.unknown:
+            return ""
+        return (
+            f"the model does not know {self.unknown:,} of the {len(self.users):,} customers and took each for the mean "
+            "of those it knows"
+        )
 
 
 @partial(jax.jit, static_argnames="depth")
@@ -110,6 +122,7 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
         part.users,
         {key: np.concatenate([piece[key] for piece in pieces]) for key in metrics.KEYS},
         float(recommended[:items].mean()),
+        int(np.count_nonzero(~known_customers(model, part.inputs))),
     )
 
 

@@ -6,6 +6,7 @@ Legend of shapes used throughout: U users, I items, N order lines, n users of a 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,15 @@ class Vocabulary:
     def index(self, ids: Iterable[str]) -> np.ndarray:
         """Ids `[m]` -> their positions `[m]`, -1 for an id that is not in the vocabulary."""
         return self._index.get_indexer(pd.Index(list(ids), dtype=object))
+
+    def to_state(self) -> np.ndarray:
+        """The ids as the bytes of a JSON list, uint8: a model that knows its customers stores them so."""
+        return np.frombuffer(json.dumps(self.ids.tolist()).encode(), dtype=np.uint8)
+
+    @classmethod
+    def from_state(cls, state: np.ndarray) -> Vocabulary:
+        """The vocabulary that `to_state` gave."""
+        return cls(np.array(json.loads(np.asarray(state).tobytes()), dtype=object))
 
     def take(self, positions: np.ndarray) -> Vocabulary:
         """The vocabulary of these positions, which must increase."""

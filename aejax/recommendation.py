@@ -26,7 +26,7 @@ from aejax.interactions import (
     net_returns,
 )
 from aejax.matrix import history_matrix
-from aejax.models import Model
+from aejax.models import Model, known_customers
 
 COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
 
@@ -52,7 +52,8 @@ def recommend(
       model: a fitted model.
       lines: all order lines with their returns; their products are the model's.
       customers: ids, in the order in which they shall come out. One without usable history gets the most popular
-        products (`basis` is `popular`).
+        products (`basis` is `popular`); one whose history the model scores without knowing them, as the mean of the
+        customers that it was trained on, has the `basis` `mean-customer`.
       titles: sku -> title.
       top: K, products per customer.
       repeat: `exclude` leaves out what the customer has bought.
@@ -78,6 +79,7 @@ def recommend(
         chunk = known[start : start + size]
         users = np.unique(chunk[chunk >= 0])
         items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
+        basis = np.full(len(chunk), "popular", dtype=object)
         if len(users):
             histories = histories_of(bought, users, None if as_of is None else as_of[users])
             seen = history_matrix(histories)
@@ -87,6 +89,7 @@ def recommend(
             row = np.searchsorted(users, chunk)
             of_model = chunk >= 0
             items[of_model], scores[of_model] = best_of[row[of_model]], best[row[of_model]]
+            basis[of_model] = basis_of(model, histories)[row[of_model]]
         items[chunk < 0], scores[chunk < 0] = popular["item"], popular["customers"]
         rows, ranks = np.nonzero(items < count)
         ids = np.asarray(customers[start : start + size], dtype=object)
@@ -97,10 +100,15 @@ def recommend(
                 "sku": lines.items.ids[items[rows, ranks]],
                 "title": title_of[items[rows, ranks]],
                 "score": scores[rows, ranks].astype(np.float32),
-                "basis": np.where(chunk[rows] >= 0, "model", "popular"),
+                "basis": basis[rows],
             },
             columns=list(COLUMNS),
         )
+
+
+def basis_of(model: Model, histories: Histories) -> np.ndarray:
+    """Histories of n customers -> `[n]`: `model`, or `mean-customer` for one whom the model does not know."""
+    return np.where(known_customers(model, histories), "model", "mean-customer")
 
 
 def best_items(

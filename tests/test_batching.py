@@ -38,6 +38,7 @@ def test_gathered_rows_are_the_rows_in_the_order_asked_for(matrix, data):
     padding = np.asarray(batch.items) == items
     assert np.all(np.asarray(batch.values)[padding] == 0)
     np.testing.assert_array_equal((~padding).sum(axis=1), (expected != 0).sum(axis=1))
+    np.testing.assert_array_equal(batch.users, asked)
 
 
 @few

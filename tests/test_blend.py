@@ -12,6 +12,7 @@ from aejax.errors import InputError
 from aejax.evaluation import evaluate, validator
 from aejax.experiment import blending
 from aejax.experiment.blending import BlendSettings, find_weights
+from aejax.models import known_customers
 from aejax.models.blend import Blend, standardise
 from tests.shops import run, write_shop
 
@@ -43,6 +44,21 @@ def test_scores_are_the_weighted_sum(parts):
         for model, weight in zip(models, (0.3, 0.7), strict=True)
     )
     np.testing.assert_allclose(blend.scores(blend.encode(histories)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_blend_knows_the_customers_that_every_part_knows(parts):
+    class Part:
+        def __init__(self, *known):
+            self.ids = known
+
+        def known(self, histories):
+            return np.isin(histories.lines.users.ids, self.ids)
+
+    histories = parts.test.inputs.take(0, 4)
+    first, second, third, _ = histories.lines.users.ids
+    blend = Blend([Part(first, second), Part(second, third), object()], [1.0, 1.0, 1.0], [0, 1, 2])
+    assert known_customers(blend, histories).tolist() == [False, True, False, False]
+    assert known_customers(Blend([object()], [1.0], [0]), histories).all()
 
 
 def test_a_blend_is_at_least_its_best_part_on_validation(parts):

@@ -91,6 +91,28 @@ def test_compare_shares_users_and_writes_all_it_names(shop, tmp_path):
     assert run("evaluate", out / "best") == 0
 
 
+def test_every_output_says_whom_the_model_does_not_know(shop, tmp_path, capsys):
+    """Under `users` no tested customer was trained on: 4 of validation and 4 of test."""
+    brief = ("--split", "users", "--epochs", 2, "--set", "latent_dim=4")
+    folder = tmp_path / "run"
+    assert run("fit", shop, "--model", "cdae", "--run", folder, *brief) == 0
+    note = "the model does not know 4 of the 4 customers and took each for the mean of those it knows"
+    assert json.loads((folder / "metrics.json").read_text())["note"] == note
+    assert note in " ".join(capsys.readouterr().out.split())
+    page = (folder / "report.html").read_text()
+    assert note[1:] in page  # its first letter is a capital there
+    assert "mean-customer" in page
+    assert run("evaluate", folder, "--json", tmp_path / "again.json") == 0
+    assert (tmp_path / "again.json").read_bytes() == (folder / "metrics.json").read_bytes()
+    assert run("recommend", folder, "--top", 3) == 0
+    assert "8 of them are unknown to the model" in capsys.readouterr().out
+    basis = pd.read_csv(folder / "recommendations.csv", dtype=str).drop_duplicates("customer_id")["basis"]
+    assert basis.value_counts().to_dict() == {"model": 32, "mean-customer": 8, "popular": 1}
+    out = tmp_path / "c"
+    assert run("compare", shop, "--models", "popularity,cdae", "--out", out, *brief) == 0
+    assert json.loads((out / "comparison.json").read_text())["note"] == f"cdae: {note}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -92,6 +92,25 @@ def test_each_user_is_scored_by_a_plain_count(model, part):
     assert result.coverage == len(set(np.concatenate(lists))) / targets.shape[1]
 
 
+@dataclasses.dataclass(frozen=True)
+class Acquainted(TableModel):
+    """One that was trained on the first customers of the alphabet."""
+
+    trained_on: int = 0
+
+    def known(self, histories):
+        return np.isin(histories.lines.users.ids, self.lines.users.ids[: self.trained_on])
+
+
+def test_customers_whom_the_model_does_not_know_are_counted_and_noted(model, part):
+    assert evaluation.evaluate(model, part).unknown == 0
+    assert evaluation.evaluate(model, part).note == ""
+    acquainted = Acquainted(model.table, model.lines, trained_on=int(part.users[-3]))
+    result = evaluation.evaluate(acquainted, part, chunk=16)
+    assert result.unknown == 3
+    assert result.note.startswith(f"the model does not know 3 of the {len(part)} customers")
+
+
 def test_coverage_of_one_list_for_all(tiny_lines, part):
     same_for_all = popularity.fit(tiny_lines, popularity.PopularitySettings())
     unseen = dataclasses.replace(part, seen=sp.csr_array(part.seen.shape, dtype=np.float32))

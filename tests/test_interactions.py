@@ -57,6 +57,9 @@ def test_vocabulary_round_trip(given_ids):
     positions = vocabulary.index(given_ids)
     assert [vocabulary.ids[p] for p in positions] == given_ids
     assert vocabulary.index(vocabulary.ids).tolist() == list(range(len(set(given_ids))))
+    stored = vocabulary.to_state()
+    assert stored.dtype == np.uint8
+    assert Vocabulary.from_state(stored).ids.tolist() == vocabulary.ids.tolist()
 
 
 @given(ids, ids)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -13,10 +14,10 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
-from aejax.models import ae, autorec, multvae, popularity, vae
+from aejax.models import ae, autorec, cdae, known_customers, multvae, popularity, vae
 from aejax.registry import family, make_settings
 
-NETWORKS = ("ae", "vae", "multdae", "multvae", "autorec")
+NETWORKS = ("ae", "vae", "multdae", "multvae", "autorec", "cdae")
 CLUSTERS, CLUSTER_ITEMS, CLUSTER_USERS = 3, 8, 20
 ITEMS = CLUSTERS * CLUSTER_ITEMS
 
@@ -76,6 +77,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "multdae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "multvae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "autorec": {"latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.02, "l2": 1.0},
+    "cdae": {"latent_dim": 8, "epochs": 60, "batch_size": 16, "learning_rate": 0.02},
     "popularity": {},
 }
 
@@ -126,6 +128,7 @@ def test_a_tiny_matrix_is_learned_by_heart(name):
         "multdae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "weight_decay": 0.0},
         "multvae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
         "autorec": {"latent_dim": 32, "l2": 0.0},
+        "cdae": {"latent_dim": 32, "l2": 0.0, "dropout": 0.0},
     }[name]
     losses: list[float] = []
     lines = lines_of(bought.astype(np.int32))
@@ -298,6 +301,10 @@ def relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0)
 
 
+# Of the customers that `lines_of` names: the fitted model knows the second and the fourth, and one of another name.
+KNOWN = Vocabulary.of(("u001", "u003", "u002x"))
+
+
 def untrained(name: str, given: dict[str, Any], items: int) -> Any:
     """A network with random weights."""
     settings = make_settings(name, given)
@@ -308,9 +315,12 @@ def untrained(name: str, given: dict[str, Any], items: int) -> Any:
         "multdae": functools.partial(multvae.MultAE, variational=False),
         "multvae": functools.partial(multvae.MultAE, variational=True),
         "autorec": autorec.AutoRec,
+        "cdae": functools.partial(cdae.CDAE, users=len(KNOWN)),
     }[name]
     abstract = nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0), **sizes))
     params = randomised(nnx.to_pure_dict(nnx.state(abstract)))
+    if name == "cdae":
+        params = {"network": params, "users": KNOWN.to_state()}
     return family(name).restore(params, settings, items=items)
 
 
@@ -319,6 +329,7 @@ def layers(state: dict[Any, Any]) -> list[dict[str, Any]]:
 
 
 def module_of(network: Any) -> Any:
+    network = getattr(network, "network", network)
     return nnx.merge(network.graphdef, network.params)
 
 
@@ -384,6 +395,21 @@ def test_autorec_scores_equal_the_numpy_twin(values):
     x = HISTORIES.astype(np.float64) if values == "quantity" else (HISTORIES > 0).astype(np.float64)
     expected = dense(network.state()["decoder"], sigmoid(dense(network.state()["encoder"], x)))
     np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cdae_scores_equal_the_numpy_twin_and_a_customer_not_of_train_has_the_mean_vector():
+    model = untrained("cdae", {"latent_dim": 3, "dropout": 0.9}, 7)
+    params = model.state()["network"]
+    vectors = np.asarray(params["users"], np.float64)
+    # The rows are u000 to u003; the model knows u001, u002x, u003 in this order.
+    own = np.stack([vectors.mean(axis=0), vectors[0], vectors.mean(axis=0), vectors[2]])
+    x = (HISTORIES > 0).astype(np.float64)
+    expected = dense(params["decoder"], sigmoid(dense(params["encoder"], x) + own))
+    lines = lines_of(HISTORIES)
+    np.testing.assert_allclose(scores_of(model, lines), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(known_customers(model, all_histories(lines)), [False, True, False, True])
+    alone = histories_of(lines, np.array([3]))
+    np.testing.assert_allclose(model.scores(model.encode(alone)), expected[3:], rtol=1e-4, atol=1e-5)
 
 
 def test_ae_has_the_layers_of_the_original_pipeline():
@@ -477,7 +503,7 @@ def test_dropout_hides_only_own_items_and_scales_the_rest(rate):
     items = np.tile(np.arange(80, dtype=np.int32), (100, 1))
     items[:, 60:], values[:, 60:] = 90, 0.0  # padding
     batch = batching.Batch(jnp.asarray(items), jnp.asarray(values))
-    dropped = multvae.drop_inputs(batch, rate, dropout_key=jax.random.key(0))
+    dropped = batching.drop_inputs(batch, rate, dropout_key=jax.random.key(0))
     np.testing.assert_array_equal(dropped.items, items)
     got = np.asarray(dropped.values)
     assert np.all(got[:, 60:] == 0)
@@ -526,6 +552,67 @@ def test_autorec_losses_add_up_to_the_objective_over_all_customers(unobserved, l
     np.testing.assert_allclose(got.sum(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_cdae_loss_is_logistic_and_its_penalty_holds_the_own_vector(l2):
+    model = untrained("cdae", {"latent_dim": 3}, 7)
+    params = model.state()["network"]
+    users = [2, 0]
+    own = np.asarray(params["users"], np.float64)[users]
+    p = sigmoid(dense(params["decoder"], sigmoid(dense(params["encoder"], ROWS) + own)))
+    expected = -(ROWS * np.log(p) + (1 - ROWS) * np.log(1 - p)).sum(axis=1)
+    shared = sum(np.square(params[side][name]).sum() for side in ("encoder", "decoder") for name in ("kernel", "bias"))
+    expected += l2 / 2 * (shared + np.square(own).sum(axis=1))
+    batch = BATCH._replace(users=jnp.array(users, jnp.int32))
+    got = cdae._loss(module_of(model), batch, jnp.asarray(0), jax.random.key(0), dropout=0.0, l2=l2)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_cdae_corrupts_its_input_and_not_its_target():
+    model = untrained("cdae", {"latent_dim": 3}, 7)
+    batch = BATCH._replace(users=jnp.array([2, 0], jnp.int32))
+
+    def loss(model: Any, dropout: float) -> np.ndarray:
+        return cdae._loss(module_of(model), batch, jnp.asarray(0), jax.random.key(1), dropout=dropout, l2=0.0)
+
+    assert not np.allclose(loss(model, 0.5), loss(model, 0.0))
+    nought = {**model.state(), "network": jax.tree.map(jnp.zeros_like, model.state()["network"])}
+    constant = family("cdae").restore(nought, make_settings("cdae", {"latent_dim": 3}), items=7)
+    np.testing.assert_allclose(loss(constant, 0.9), 7 * np.log(2), rtol=1e-5)
+
+
+def test_cdae_starts_at_the_log_odds_of_each_product():
+    started: list[Any] = []
+    lines = lines_of(np.array([[1, 1, 0], [1, 0, 0], [3, 0, 0], [0, 0, 0]]))
+
+    def resume(progress: Any) -> Any:
+        started.append(jax.device_get(progress.state.params["decoder"]["bias"]))
+        return progress
+
+    fitted("cdae", lines, {"latent_dim": 2, "epochs": 1}, resume=resume)
+    # Of the three customers with a purchase.
+    np.testing.assert_allclose(started[0], np.log([3.5 / 0.5, 1.5 / 2.5, 0.5 / 3.5]), rtol=1e-6)
+
+
+def test_cdae_trains_the_vector_of_each_customer_with_that_customers_row():
+    """All have bought the first product and one of their own, which the input hides nine times in ten."""
+    own = np.eye(8, dtype=np.int32)
+    lines = lines_of(np.hstack([np.ones((8, 1), np.int32), own]))
+    settings = {"latent_dim": 8, "epochs": 300, "batch_size": 4, "learning_rate": 0.02, "dropout": 0.9, "l2": 1e-4}
+    model = fitted("cdae", lines, settings)
+    # From the first product alone, only the vector can tell whose own one comes next.
+    bare = lines.take(lines.item == 0)
+    np.testing.assert_array_equal(scores_of(model, bare)[:, 1:].argmax(axis=1), np.arange(8))
+
+
+def test_a_customer_without_a_purchase_has_no_vector_and_moves_nobody_elses(brief, planted):
+    ids = np.insert(planted.users.ids, 10, "u009x")
+    user = (planted.user + (planted.user >= 10)).astype(np.int32)
+    with_empty = dataclasses.replace(planted, user=user, users=Vocabulary(ids))
+    model = fitted("cdae", with_empty, BRIEF["cdae"])
+    assert scores_of(model, planted).tobytes() == brief("cdae")[0]
+    assert known_customers(model, all_histories(with_empty)).tolist() == [name != "u009x" for name in ids]
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "mse"])
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0, 2.5])
 def test_vae_loss_is_the_negative_lower_bound(likelihood, kl_weight):
@@ -562,10 +649,10 @@ QUANTITIES = np.array([[2, 0, 8, 4], [1, 0, 0, 0], [0, 0, 0, 0], [0, 3, 3, 1]])
 
 
 @pytest.mark.parametrize("values", ["quantity", "log1p-quantity", "orders", "log1p-orders"])
-@pytest.mark.parametrize("name", ["ae", "vae"])
+@pytest.mark.parametrize("name", ["ae", "vae", "cdae"])
 def test_values_that_a_sigmoid_cannot_reach_are_scaled_per_user_to_1(name, values):
     lines = lines_of(QUANTITIES)
-    network = untrained(name, {"hidden": (4,), "values": values}, 4)
+    network = untrained(name, {"values": values}, 4)
     got = np.asarray(batching.densify(network.encode(all_histories(lines)), 4))
     raw = QUANTITIES if "quantity" in values else (QUANTITIES > 0)
     raw = np.log1p(raw.astype(np.float64)) if values.startswith("log1p") else raw.astype(np.float64)
@@ -626,6 +713,10 @@ def test_training_reaches_scaled_counts():
         ("autorec", "l2", -1.0),
         ("autorec", "l2", math.nan),
         ("autorec", "unobserved", -0.1),
+        ("cdae", "latent_dim", 0),
+        ("cdae", "dropout", 1.0),
+        ("cdae", "dropout", math.nan),
+        ("cdae", "l2", -0.5),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(name, setting, value):

@@ -133,6 +133,23 @@ def test_unknown_customers_get_the_most_popular_products(tiny_lines, model, titl
     assert not bought_by(tiny_lines, "c07") & set(frame.loc[frame["customer_id"] == "c07", "sku"])
 
 
+class Acquainted(BoughtTogether):
+    """One that knows every second customer."""
+
+    def known(self, histories):
+        return np.array([int(name[1:]) % 2 == 0 for name in histories.lines.users.ids])
+
+
+@pytest.mark.parametrize("chunk", [8, 512])
+def test_the_basis_tells_whom_the_model_does_not_know(tiny_lines, model, titles, chunk, monkeypatch):
+    monkeypatch.setattr(batching, "scoring_chunk", lambda count: chunk)
+    customers = [*np.random.default_rng(0).permutation(tiny_lines.users.ids), "nobody"]
+    frame = recommended(Acquainted(model.together), tiny_lines, customers, titles, top=3)
+    expected = {name: "model" if int(name[1:]) % 2 == 0 else "mean-customer" for name in customers[:-1]}
+    found = frame.groupby("customer_id")["basis"].apply(set).to_dict()
+    assert found == {name: {basis} for name, basis in (expected | {"nobody": "popular"}).items()}
+
+
 def test_a_customer_asked_for_twice_comes_out_twice(tiny_lines, model, titles):
     frame = recommended(model, tiny_lines, ["c03", "c01", "c03"], titles, top=2)
     assert frame["customer_id"].tolist() == ["c03"] * 2 + ["c01"] * 2 + ["c03"] * 2

@@ -239,6 +239,11 @@ def recommend(
     console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
     if popular:
         console.print(f"{popular:,} of them have no usable history and get the most popular products.")
+    if unknown := rows["mean-customer"]:
+        console.print(
+            f"{unknown:,} of them are unknown to the model, which scores their history as the mean of the customers it "
+            "was trained on."
+        )
 
 
 def similar(run: RunPath, sku: str, top: int = 10) -> None:

@@ -78,7 +78,7 @@ def metrics_json(prepared: Prepared, evaluation: Evaluation) -> dict[str, Any]:
         "users": len(evaluation.users),
         "users_left_out": prepared.split.test.left_out,
         "repeat": prepared.split_config.repeat,
-        "note": prepared.split.note,
+        "note": "; ".join(filter(None, (prepared.split.note, evaluation.note))),
         "metrics": report_metrics(evaluation),
     }
 
@@ -241,6 +241,7 @@ def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: 
         "settings": config.settings,
         "epochs": fitted.epochs or None,
         "users": result["users"],
+        "note": result["note"],
     }
     environment = runs.read_json(unfinished / "environment.json")
     page = run_page(config.model, prepared, fitted.model, row, fitted.log, environment)

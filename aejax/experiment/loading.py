@@ -85,9 +85,10 @@ def write_recommendations(
     """Stream recommendations to a .csv or .parquet file, whole or not at all.
 
     Returns:
-      Counts of `rows`, of `customers`, and of those who got `popular` products.
+      Counts of `rows`, of `customers`, and of those among them who got `popular` products, or lists of the
+      `mean-customer`; see `recommendation.recommend`.
     """
-    counts = {"rows": 0, "customers": 0, "popular": 0}
+    counts = {"rows": 0, "customers": 0, "popular": 0, "mean-customer": 0}
     types = dict.fromkeys(recommendation.COLUMNS, pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
     schema = pa.schema(types)
     frames = recommend(run, top=top, repeat=repeat, customers=customers)
@@ -99,7 +100,8 @@ def write_recommendations(
                 first = frame[frame["rank"] == 1]
                 counts["rows"] += len(frame)
                 counts["customers"] += len(first)
-                counts["popular"] += list(first["basis"]).count("popular")
+                for basis in ("popular", "mean-customer"):
+                    counts[basis] += int((first["basis"] == basis).sum())
     return counts
 
 

@@ -24,13 +24,13 @@ def run_page(
     log: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The page of a run: one model, whose `row` holds metrics, validation, settings and epochs."""
+    """The page of a run: one model, whose `row` holds metrics, validation, settings, epochs, users and note."""
     return {
         "title": f"{name} on {prepared.data_config.path}",
         "best": name,
         "models": {name: row},
         "logs": {name: _curves(log)},
-        **_shared(prepared, model, int(row["users"]), environment),
+        **_shared(prepared, model, row, environment),
     }
 
 
@@ -48,7 +48,7 @@ def comparison_page(
         "best": result["best_on_validation"],
         "models": models,
         "logs": {name: _curves(log) for name, log in logs.items()},
-        **_shared(prepared, best, int(result["users"]), environment),
+        **_shared(prepared, best, result, environment),
     }
 
 
@@ -57,15 +57,17 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [line for line in log if line["stage"] in ("select", "refit")]
 
 
-def _shared(prepared: Prepared, model: Model, users: int, environment: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(
+    prepared: Prepared, model: Model, result: Mapping[str, Any], environment: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "summary": quality.summary_lines(prepared.dataset.quality),
         "quality": prepared.dataset.quality,
         "protocol": prepared.split.protocol,
         "repeat": prepared.split_config.repeat,
-        "users": users,
+        "users": result["users"],
         "users_left_out": prepared.split.test.left_out,
-        "note": prepared.split.note,
+        "note": result["note"],
         "customers": len(prepared.interactions.users),
         "products": len(prepared.interactions.items),
         "examples": examples(model, prepared),
@@ -99,7 +101,7 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
                         "rank": rank + 1,
                         **_product(lines.items.ids[item], title_of),
                         "score": float(score),
-                        "basis": "model",
+                        "basis": str(recommendation.basis_of(model, histories)[0]),
                         "bought_later": int(item) in later,
                     }
                     for rank, (item, score) in enumerate(zip(items[0], scores[0], strict=True))

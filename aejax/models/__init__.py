@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
 from aejax.interactions import Histories
 
@@ -28,6 +29,20 @@ class Model(Protocol):
     def state(self) -> Any:
         """A pytree of arrays: what a run stores, and what the family's `restore` takes."""
         ...
+
+
+@runtime_checkable
+class KnowsCustomers(Protocol):
+    """A fitted model that holds something of its own for each customer whom it was trained on."""
+
+    def known(self, histories: Histories) -> np.ndarray:
+        """Histories of n customers -> `[n]` bool: who was trained on; the others are scored as the mean of those."""
+        ...
+
+
+def known_customers(model: Model, histories: Histories) -> np.ndarray:
+    """Histories of n customers -> `[n]` bool; all of them where a model needs no more of a customer than a history."""
+    return model.known(histories) if isinstance(model, KnowsCustomers) else np.ones(len(histories), dtype=bool)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,8 +98,8 @@ def _loss_of(settings: AutoRecSettings, users: int) -> partial[jax.Array]:
 
 SEARCH = {
     "latent_dim": Range(50, 500, log=True),
-    "l2": Range(3.0, 300.0, log=True),
-    "unobserved": Range(0.05, 1.0, log=True),
+    "l2": Range(5.0, 200.0, log=True),
+    "unobserved": Range(0.1, 1.0, log=True),
     "batch_size": Choice(("50", "100", "250", "500")),
     "learning_rate": Range(3e-4, 5e-3, log=True),
 }
