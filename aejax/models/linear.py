@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from aejax import solve
-from aejax.batching import Batch, densify, pad_rows
+from aejax.batching import Batch, densify, pad_rows, product
 from aejax.errors import InputError, ResourceError, nearest
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
@@ -129,23 +130,9 @@ class DANSettings(EASESettings):
     user_power: float = 0.5
 
 
-@jax.jit
-def _product(weights: jax.Array, batch: Batch) -> jax.Array:
-    return densify(batch, weights.shape[0]) @ weights
-
-
-@jax.jit
-def _sum_of_rows(weights: jax.Array, batch: Batch) -> jax.Array:
-    """The same as `_product`, for short histories on a CPU: it reads only the rows that a history names."""
-    count = weights.shape[0]
-
-    def one(history: Batch) -> jax.Array:
-        def add(position: jax.Array, total: jax.Array) -> jax.Array:
-            return total + history.values[position] * weights[history.items[position]]
-
-        return jax.lax.fori_loop(0, (history.items < count).sum(), add, jnp.zeros(count))
-
-    return jax.lax.map(one, batch)
+@partial(jax.jit, static_argnames="by_rows")
+def _item_scores(weights: jax.Array, batch: Batch, by_rows: bool) -> jax.Array:
+    return product(batch, weights, by_rows=by_rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +157,7 @@ class ItemWeights:
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        by_rows = self.by_rows and jax.default_backend() == "cpu"
-        return (_sum_of_rows if by_rows else _product)(self.weights, batch)
+        return _item_scores(self.weights, batch, self.by_rows)
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""

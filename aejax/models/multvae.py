@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify
+from aejax.batching import Batch, densify, product
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
@@ -107,10 +107,10 @@ class MultAE(nnx.Module):
 
     def encode(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """A normalised batch -> z_mean and z_log_var `[B, D]`; without a variational code, the code and zeros."""
-        h = densify(batch, self.items)
-        for layer in self.encoder[:-1]:
-            h = jnp.tanh(layer(h))
-        code = self.encoder[-1](h)
+        first, *rest = self.encoder
+        code = product(batch, first.kernel[...]) + first.bias[...]
+        for layer in rest:
+            code = layer(jnp.tanh(code))
         if self.variational:
             mean, log_var = jnp.split(code, 2, axis=1)
             return mean, log_var
