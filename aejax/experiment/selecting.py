@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -65,8 +66,37 @@ class Selected:
     epochs: int
 
 
-def select(name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks) -> Selected:
+class Factorised:
+    """The factorisations of one train part: the last one of each model is kept for the settings that share it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[tuple[Any, ...], Any]] = {}
+
+    def fit(self, name: str, train: Interactions, settings: Any) -> Model:
+        """Fit a closed form or a rule."""
+        family = registry.family(name)
+        shared = family.factorisation
+        if shared is None:
+            return family.fit(train, settings)
+        key = tuple(getattr(settings, setting) for setting in shared.depends)
+        if name not in self._kept or self._kept[name][0] != key:
+            self._kept.pop(name, None)  # before the next one needs the memory
+            self._kept[name] = key, shared.make(train, settings)
+        return family.fit(train, settings, factors=self._kept[name][1])
+
+
+def select(
+    name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks, factorised: Factorised | None = None
+) -> Selected:
     """Fit on the train part, with the number of epochs chosen on validation.
+
+    Args:
+      name: registry name.
+      settings: the model's settings.
+      parts: the split.
+      seed: of everything random.
+      hooks: told of every epoch.
+      factorised: what earlier settings of the same train part have left; None: nothing, and nothing is kept.
 
     Raises:
       InputError: the model scores NaN.
@@ -77,7 +107,8 @@ def select(name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks) -
         key, _ = jax.random.split(jax.random.key(seed))
         model, progress = _train("select", name, parts.train, settings, key, validate, hooks)
         return Selected(model, progress.best_score, progress.best_epoch)
-    model = family.fit(parts.train, settings)
+    fit = family.fit if factorised is None else partial(factorised.fit, name)
+    model = fit(parts.train, settings)
     score = validate(model)
     if math.isnan(score):
         raise InputError(f"{name} scored NaN (not a number) on validation; see --set for its settings")

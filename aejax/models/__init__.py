@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import jax
 
-from aejax.interactions import Histories
+from aejax.interactions import Histories, Interactions
 
 
 class Model(Protocol):
@@ -32,11 +32,14 @@ class Model(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A number to search for, from `low` to `high`; whole where both are; evenly in its logarithm with `log`."""
+    """A number to search for, from `low` to `high`; whole where both are; evenly in its logarithm with `log`; in steps
+    of `step`, so that trials meet at the same values, where what is made for a value serves all of them.
+    """
 
     low: float
     high: float
     log: bool = False
+    step: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,19 @@ class Choice:
     """One of several texts to search for, each as `--set` takes it."""
 
     options: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Factorisation:
+    """The costly part of a closed form, which a search makes once for all settings that it does not depend on.
+
+    Attributes:
+      depends: names of the settings that it depends on.
+      make: `make(train, settings)` -> what the family's `fit` takes as `factors`.
+    """
+
+    depends: tuple[str, ...]
+    make: Callable[[Interactions, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +73,7 @@ class Family:
         on_epoch=, resume=)` -> a `Model` and its training's progress for a network (see `aejax.network.fit_network`).
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
       is_network: trained in epochs.
+      factorisation: what `fit(train, settings, factors=)` of a closed form can share with other settings.
     """
 
     settings: type
@@ -64,3 +81,4 @@ class Family:
     fit: Callable[..., Any]
     restore: Callable[..., Model]
     is_network: bool
+    factorisation: Factorisation | None = None

@@ -108,7 +108,7 @@ class MultAE(nnx.Module):
     def encode(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """A normalised batch -> z_mean and z_log_var `[B, D]`; without a variational code, the code and zeros."""
         first, *rest = self.encoder
-        code = product(batch, first.kernel[...]) + first.bias[...]
+        code = product(batch, first.kernel[...]) + first.bias[...][None, :]
         for layer in rest:
             code = layer(jnp.tanh(code))
         if self.variational:
