@@ -62,6 +62,7 @@ def test_every_side_equals_the_dense_twin(tiny_lines, settings, side, by_rows, m
     model = linear.fit(tiny_lines, settings)
     users = np.arange(len(tiny_lines.users))
     scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
+    assert model.facts == {"side": "items" if side == "items" else "users"}
     assert scores.shape == (len(users), len(tiny_lines.items))
     np.testing.assert_allclose(scores, slow_twin(tiny_lines, settings), atol=1e-4)
 

@@ -70,7 +70,7 @@ def fit_model(
         model, score, epochs = fit_blend(settings, parts, seed=seed, hooks=hooks)
         return Fitted(model, score, epochs, tuple(hooks.log))
     if parts.refit is not None and not validated and not registry.family(name).is_network:
-        return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, ())
+        return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, tuple(hooks.log))
     selected = select(name, settings, parts, seed=seed, hooks=hooks, factorised=factorised)
     score, epochs, model = selected.validation, selected.epochs, selected.model
     if parts.refit is not None:
@@ -111,7 +111,7 @@ class _SavedProgress:
         self.log = folder / "log.jsonl"
         self.last_saved = time.monotonic()
 
-    def listen(self, stage: str, record: Mapping[str, float]) -> None:
+    def listen(self, stage: str, record: Mapping[str, Any]) -> None:
         append_log(self.log, {"stage": stage, **record})
 
     def save(self, stage: str, progress: Progress) -> None:
@@ -180,7 +180,7 @@ def fit(
         config = resolved(config, prepared, settings)
         saved = _SavedProgress(unfinished)
 
-        def both(stage: str, record: Mapping[str, float]) -> None:
+        def both(stage: str, record: Mapping[str, Any]) -> None:
             saved.listen(stage, record)
             listen(stage, record)
 

@@ -14,12 +14,12 @@ from aejax import registry
 from aejax.errors import InputError
 from aejax.evaluation import validator
 from aejax.interactions import Interactions
-from aejax.models import Model
+from aejax.models import Model, Telling
 from aejax.split import Split
 from aejax.training import Progress
 
-# (stage, epoch record) after every epoch; the stages are "select" and "refit"
-EpochListener = Callable[[str, Mapping[str, float]], None]
+# (stage, record) after every epoch, and once for what a closed form decided; the stages are "select" and "refit"
+EpochListener = Callable[[str, Mapping[str, Any]], None]
 
 
 def _silent(stage: str, told: Any) -> None:
@@ -109,6 +109,7 @@ def select(
         return Selected(model, progress.best_score, progress.best_epoch)
     fit = family.fit if factorised is None else partial(factorised.fit, name)
     model = fit(parts.train, settings)
+    _tell("select", model, hooks)
     score = validate(model)
     if math.isnan(score):
         raise InputError(f"{name} scored NaN (not a number) on validation; see --set for its settings")
@@ -119,10 +120,19 @@ def refit(name: str, settings: Any, lines: Interactions, epochs: int, *, seed: i
     """Fit on train and validation together, for the number of epochs that was chosen."""
     family = registry.family(name)
     if not family.is_network:
-        return family.fit(lines, settings)
+        model = family.fit(lines, settings)
+        _tell("refit", model, hooks)
+        return model
     _, key = jax.random.split(jax.random.key(seed))
     model, _ = _train("refit", name, lines, dataclasses.replace(settings, epochs=epochs), key, None, hooks)
     return model
+
+
+def _tell(stage: str, model: Model, hooks: Hooks) -> None:
+    if isinstance(model, Telling):
+        stage = hooks.prefix + stage
+        hooks.log.append({"stage": stage, **model.facts})
+        hooks.listen(stage, model.facts)
 
 
 def _train(

@@ -141,7 +141,9 @@ def _trial(
         "curve": [],
     }
 
-    def listen(stage: str, epoch: Mapping[str, float]) -> None:
+    def listen(stage: str, epoch: Mapping[str, Any]) -> None:
+        if "epoch" not in epoch:
+            return
         on_epoch(epoch)
         record["curve"].append(epoch["validation"])
         trial.report(epoch["validation"], int(epoch["epoch"]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -27,6 +27,16 @@ class Model(Protocol):
 
     def state(self) -> Any:
         """A pytree of arrays: what a run stores, and what the family's `restore` takes."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A model whose fit decided something that its user should know."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What it decided, such as `{"side": "users"}`: shown, and a line of the run's log."""
         ...
 
 

@@ -87,7 +87,7 @@ def fit(train: Interactions, settings: EASESettings, factors: Spectrum | None = 
 def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> ItemWeights | UserWeights:
     """The model whose `state()` that was."""
     if "weights" in state:
-        return ItemWeights(state["weights"], settings, bool(state["by_rows"]))
+        return ItemWeights(state["weights"], settings, bool(state["by_rows"]), settings.side)
     if "answers" in state:
         rows = from_state(state["rows"], items)
         return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), rows, settings)

@@ -30,12 +30,14 @@ class ItemWeights:
       weights: `[I, I]`, the scores of a customer with row x are `x weights`.
       settings: of the value transform.
       by_rows: histories are so short that a CPU is quicker to read the rows that they name than to multiply.
+      side: on which it was solved.
       smaller: what a run stores in place of the weights, where it takes less and they follow from it.
     """
 
     weights: jax.Array
     settings: EASESettings
     by_rows: bool
+    side: str
     smaller: Mapping[str, Any] | None = None
 
     def encode(self, histories: Histories) -> Batch:
@@ -45,6 +47,11 @@ class ItemWeights:
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
         return _item_scores(self.weights, batch, self.by_rows)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The side on which it was solved."""
+        return {"side": self.side}
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""
@@ -96,6 +103,11 @@ class UserWeights:
     def scores(self, batch: UserBatch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
         return _user_scores(self.answers, self.own, batch)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The side on which it was solved."""
+        return {"side": "users"}
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""

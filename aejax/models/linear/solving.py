@@ -165,7 +165,7 @@ def _solve_items(system: System, settings: EASESettings, factors: Spectrum | Non
         multiplier = _multiplier(weights.diagonal().astype(np.float64), diagonal, settings.xi)
         weights -= inverse * multiplier.astype(np.float32)
     by_rows = inputs.nnz * CELLS_PER_ROW_READ < inputs.shape[0] * inputs.shape[1]
-    return _item_weights(weights, scale, settings, by_rows)
+    return _item_weights(weights, scale, settings, by_rows, "items")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,22 +270,24 @@ def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESett
         for done in [pool.submit(fill, start) for start in range(0, count, OUT_BLOCK)]:
             done.result()
     if len(solution.inverse) <= EXACT:
-        return _item_weights(weights, scale, settings, True)
+        return _item_weights(weights, scale, settings, True, "users")
     smaller: dict[str, Any] = {"columns": to_state(columns), "ridge": solution.ridge, "scale": scale}
     if solution.targets is not columns:
         smaller["targets"] = to_state(solution.targets)
     panels = solve.lower_panels(solution.inverse)
     smaller["panels"] = {str(number): panel for number, panel in enumerate(panels)}
-    return dataclasses.replace(_item_weights(weights, scale, settings, True), smaller=smaller)
+    return dataclasses.replace(_item_weights(weights, scale, settings, True, "users"), smaller=smaller)
 
 
-def _item_weights(weights: np.ndarray, scale: np.ndarray, settings: EASESettings, by_rows: bool) -> ItemWeights:
+def _item_weights(
+    weights: np.ndarray, scale: np.ndarray, settings: EASESettings, by_rows: bool, side: str
+) -> ItemWeights:
     if not settings.xi:
         np.fill_diagonal(weights, 0.0)
     if settings.item_power:
         weights *= scale[:, None].astype(np.float32)
         weights /= scale.astype(np.float32)
-    return ItemWeights(jax.device_put(weights), settings, by_rows)
+    return ItemWeights(jax.device_put(weights), settings, by_rows, side)
 
 
 SOLVERS = {"items": _solve_items, "users": _solve_users, "users-to-items": _solve_users_to_items}
