@@ -116,6 +116,12 @@ def densify(batch: Batch, count: int) -> jax.Array:
     return jnp.zeros((batch.items.shape[0], count)).at[rows, batch.items].set(batch.values, mode="drop")
 
 
+def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:
+    """Hide a share `rate` of each user's items and scale the rest by 1 / (1 - rate)."""
+    kept = jax.random.bernoulli(dropout_key, 1.0 - rate, batch.values.shape)
+    return batch._replace(values=jnp.where(kept, batch.values / (1.0 - rate), 0.0))
+
+
 def scoring_chunk(count: int) -> int:
     """How many users to score at once for I = `count` items: about 64 MiB of float32 scores, 8 to 512 users."""
     return int(np.clip(1 << max(0, (2**24 // max(count, 1)).bit_length() - 1), 8, 512))

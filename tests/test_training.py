@@ -14,7 +14,17 @@ import scipy.sparse as sp
 
 from aejax import batching
 from aejax.errors import InputError
-from aejax.training import Progress, TrainState, init_progress, init_state, make_epoch, run_epochs, train_step
+from aejax.training import (
+    Phase,
+    Progress,
+    TrainState,
+    init_progress,
+    init_state,
+    make_epoch,
+    run_epochs,
+    single_phase,
+    train_step,
+)
 
 USERS, ITEMS, BATCH = 7, 5, 3
 LEARNING_RATE = 0.05
@@ -52,7 +62,7 @@ def epoch_of(matrix: sp.csr_array, loss: Any, optimizer: optax.GradientTransform
         items=matrix.shape[1],
         length=length,
         batch_size=batch_size,
-        loss=loss,
+        phases=single_phase(loss),
         optimizer=optimizer,
     )
 
