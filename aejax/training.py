@@ -85,10 +85,8 @@ def init_state(
     params: Params, optimizer: optax.GradientTransformation, parts: Sequence[str | None] = (None,)
 ) -> TrainState[Params]:
     """The state before the first step; `parts` are those of the epoch's phases."""
-    if None in parts:
-        opt_state = optimizer.init(params)  # pyright: ignore[reportArgumentType]
-    else:
-        opt_state = {part: optimizer.init(params[part]) for part in parts}  # pyright: ignore[reportIndexIssue]
+    tree: Any = params
+    opt_state = optimizer.init(tree) if None in parts else {part: optimizer.init(tree[part]) for part in parts}
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32))  # pyright: ignore[reportArgumentType]
 
 
@@ -146,7 +144,7 @@ def make_epoch(
     The state is donated. Each pass is a scan over the batches of an order of its own.
     """
 
-    def one_pass(rows: batching.SparseRows, loss: LossFunction, state: TrainState, pass_key: jax.Array):
+    def one_pass(rows: batching.SparseRows, loss: Callable[..., jax.Array], state: TrainState, pass_key: jax.Array):
         order_key, steps_key = jax.random.split(pass_key)
 
         def body(state: TrainState, xs: tuple[jax.Array, jax.Array]):
@@ -167,30 +165,35 @@ def make_epoch(
         keys = jax.random.split(epoch_key, passes) if passes > 1 else epoch_key[None]
         for phase in phases:
             # What a phase leaves alone is no part of its scan's state: it is read there and never copied.
-            loss = partial(_loss_of_part, phase, state.params, start)
-            inner, totals = jax.lax.scan(partial(one_pass, rows, loss), _part_of(state, phase.part), keys[: phase.passes])
-            state, total, keys = _with_part(state, phase.part, inner), total + totals.sum(), keys[phase.passes :]
+            run_pass = partial(one_pass, rows, partial(_loss_of_part, phase, state.params, start))
+            part, totals = jax.lax.scan(run_pass, _part_of(state, phase.part), keys[: phase.passes])
+            state, total, keys = _with_part(state, phase.part, part), total + totals.sum(), keys[phase.passes :]
         return state, total / (users * passes)
 
     compiled = jax.jit(epoch, donate_argnums=1)
     return lambda state, epoch_key: compiled(rows, state, epoch_key)
 
 
-def _loss_of_part(phase: Phase, params: Any, start: Any, updated: Any, *example: jax.Array) -> jax.Array:
-    return phase.loss(updated if phase.part is None else {**params, phase.part: updated}, start, *example)
+def _loss_of_part(phase: Phase, params: Any, start: Any, part: Any, *example: jax.Array) -> jax.Array:
+    return phase.loss(part if phase.part is None else {**params, phase.part: part}, start, *example)
 
 
 def _part_of(state: TrainState[Any], part: str | None) -> TrainState[Any]:
     if part is None:
         return state
-    return TrainState(state.params[part], state.opt_state[part], state.step)  # pyright: ignore
+    moments: Any = state.opt_state
+    return TrainState(state.params[part], moments[part], state.step)
 
 
 def _with_part(state: TrainState[Any], part: str | None, updated: TrainState[Any]) -> TrainState[Any]:
     if part is None:
         return updated
-    params, opt_state = {**state.params, part: updated.params}, {**state.opt_state, part: updated.opt_state}  # pyright: ignore
-    return TrainState(params, opt_state, updated.step)
+    moments: Any = state.opt_state
+    return TrainState(
+        {**state.params, part: updated.params},
+        {**moments, part: updated.opt_state},  # pyright: ignore[reportArgumentType]
+        updated.step,
+    )
 
 
 def _diverged(epoch: int, name: str, value: float, remedy: str) -> InputError:

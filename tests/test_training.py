@@ -15,7 +15,6 @@ import scipy.sparse as sp
 from aejax import batching
 from aejax.errors import InputError
 from aejax.training import (
-    Phase,
     Progress,
     TrainState,
     init_progress,

@@ -5,34 +5,32 @@ https://github.com/ilya-shenbin/RecVAE, which settles what the paper leaves open
 Where each line comes from:
 
 * input: the user's row scaled to unit L2 norm, then dropout .5 on it.
-* encoder: five layers of 600 with swish and layer normalisation, each given the sum of all outputs before it beside its
-  own product: h_k = norm(swish(W_k h_(k-1) + b_k + h_1 + ... + h_(k-1))); then z_mean and z_log_var of 200, linear. The
-  program's normalisation has an epsilon of .1.
+* encoder: five layers of 600 with swish and layer normalisation. Each gets the sum of all outputs before it beside its
+  own product: h_k = norm(swish(W_k h_(k-1) + b_k + h_1 + ... + h_(k-1))). Then z_mean and z_log_var of 200, linear. The
+  epsilon of the normalisation is the program's .1.
 * decoder: one linear layer, with the multinomial likelihood of Liang et al. (2018).
-* composite prior: with z drawn from q(z|x), the KL term is the one-sample estimate log q(z|x) - log p(z|x), where p is a
-  mixture of the standard normal, the posterior of the old encoder for the same user's whole row, and a wide normal of
-  log-variance 10; weights 3/20, 3/4 and 1/10. The mixture is taken in each latent dimension, as the program does it; the
-  paper writes it over whole vectors.
-* weight of the KL term: gamma times the sum of the user's row, which for binary values is the number of the user's items.
+* composite prior: with z drawn from q(z|x), the KL term is the one-sample estimate log q(z|x) - log p(z|x). The prior p
+  is a mixture of the standard normal, the old encoder's posterior of the same user's whole row, and a wide normal (the
+  program's has log-variance 10), with weights 3/20, 3/4 and 1/10.
+* weight of the KL term: gamma times the sum of the user's row, which is the number of items where values are binary.
 * alternating updates: an epoch is `encoder_passes` over all users that update the encoder by the whole loss, then
-  `decoder_passes` that update the decoder by the likelihood alone and without dropout; z is sampled in both. Each has an
-  Adam of its own.
-* old encoder: the program copies the encoder between the encoder's passes and the decoder's. The decoder's passes neither
-  change the encoder nor see the prior, so this is the encoder as it was when the epoch began.
+  `decoder_passes` that update the decoder by the likelihood alone, without dropout. z is sampled in both, and encoder
+  and decoder have an Adam each.
+* old encoder: the program copies the encoder after the encoder's passes. The decoder's passes neither change the
+  encoder nor depend on the prior, so this is the encoder as it was when the next epoch begins.
+* scores: z = z_mean, no dropout.
 * weights and biases uniform within 1 / sqrt(inputs), Adam 5e-4, batches of 500.
 
 Where we differ, and why:
 
-* in the first epoch the old encoder is the encoder's own first state; in the program it is another random one. Neither
-  knows anything, and this way no second encoder is stored.
-* the decoder's passes do not compute the KL term: the decoder has no part in it.
+* from the paper, with the program: the mixture is taken in each latent dimension and not over whole vectors.
+* from the program: in the first epoch the old encoder is the encoder's own first state, not a second random one.
+  Neither knows anything yet, and so no second encoder is stored.
+* from the program: the decoder's passes leave out the KL term, in which the decoder has no part.
 * the last, smaller batch of a pass is trained like the others, its mean taken over the users it has.
-* gamma defaults to .005, the authors' value for MovieLens-20M, as in RecBole; the program makes the user choose one. Its
-  other option, a fixed weight of the KL term, is left out.
-* training stops by validation as that of every network here does; the authors run a fixed number of epochs.
-
-RecBole 1.2.1 samples z with a hundredth of the posterior's deviation, which makes its training almost free of noise, and
-starts from Xavier normal weights; we follow the authors.
+* gamma defaults to .005, which the authors use for MovieLens-20M; the program has no default. Its other choice, one
+  weight of the KL term for all users, is left out: the paper finds it worse.
+* training stops by validation, as that of every network here; the authors run a given number of epochs.
 """
 
 from __future__ import annotations
@@ -148,6 +146,10 @@ def _sample(mean: jax.Array, log_var: jax.Array, latent_key: jax.Array) -> jax.A
     return mean + jnp.exp(0.5 * log_var) * jax.random.normal(latent_key, mean.shape)
 
 
+def _log_normal(z: jax.Array, mean: jax.Array, log_var: jax.Array) -> jax.Array:
+    return -0.5 * (math.log(2 * math.pi) + log_var + jnp.square(z - mean) * jnp.exp(-log_var))
+
+
 def composite_kl(
     z: jax.Array,
     posterior: tuple[jax.Array, jax.Array],
@@ -160,18 +162,13 @@ def composite_kl(
     The mixture is that of each dimension; its components are the standard normal, the old posterior, the wide normal.
     """
     zero = jnp.zeros_like(z)
-    components = jnp.stack(
-        [
-            math.log(weight) + jax.scipy.stats.norm.logpdf(z, mean, jnp.exp(0.5 * log_var))
-            for weight, (mean, log_var) in zip(
-                mixture_weights, [(zero, zero), old_posterior, (zero, zero + WIDE_LOG_VAR)], strict=True
-            )
-            if weight > 0
-        ]
+    components = [(zero, zero), old_posterior, (zero, zero + WIDE_LOG_VAR)]
+    prior = jax.nn.logsumexp(
+        jnp.stack([_log_normal(z, *component) for component in components]),
+        axis=0,
+        b=jnp.array(mixture_weights)[:, None, None],
     )
-    mean, log_var = posterior
-    density = jax.scipy.stats.norm.logpdf(z, mean, jnp.exp(0.5 * log_var))
-    return (density - jax.nn.logsumexp(components, axis=0)).sum(axis=1)
+    return (_log_normal(z, *posterior) - prior).sum(axis=1)
 
 
 def _encoder_loss(
