@@ -164,7 +164,7 @@ def make_epoch(
         start, total = state.params, jnp.zeros(())
         keys = jax.random.split(epoch_key, passes) if passes > 1 else epoch_key[None]
         for phase in phases:
-            # What a phase leaves alone is no part of its scan's state: it is read there and never copied.
+            # What a phase leaves alone is no part of its scan's state: it is read there, and no step copies it.
             run_pass = partial(one_pass, rows, partial(_loss_of_part, phase, state.params, start))
             part, totals = jax.lax.scan(run_pass, _part_of(state, phase.part), keys[: phase.passes])
             state, total, keys = _with_part(state, phase.part, part), total + totals.sum(), keys[phase.passes :]
