@@ -118,6 +118,12 @@ def densify(batch: Batch, count: int) -> jax.Array:
     return jnp.zeros((batch.items.shape[0], count)).at[rows, batch.items].set(batch.values, mode="drop")
 
 
+def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:
+    """Hide a share `rate` of each user's items and scale the rest by 1 / (1 - rate)."""
+    kept = jax.random.bernoulli(dropout_key, 1.0 - rate, batch.values.shape)
+    return batch._replace(values=jnp.where(kept, batch.values / (1.0 - rate), 0.0))
+
+
 def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> jax.Array:
     """The rows of a batch times a matrix `[I, D]` -> `[B, D]`, differentiable in the values and the matrix.
 

@@ -7,7 +7,7 @@ arrays) and merged again inside jitted functions. No module stores a key.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import check_values, user_item_matrix
-from aejax.training import Progress, init_progress, init_state, make_epoch, run_epochs
+from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _with_layer_numbers(state: Any) -> Any:
 
 def fit_network(
     build: Callable[..., nnx.Module],
-    loss: Callable[..., jax.Array],
+    loss: Callable[..., jax.Array] | Sequence[Phase],
     train: Interactions,
     settings: NetworkSettings,
     *,
@@ -139,7 +139,8 @@ def fit_network(
 
     Args:
       build: `build(items, rngs=...)` makes the module.
-      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each user.
+      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each user; or the phases of an epoch, where a loss
+        is `loss(module, start, batch, step, key)` and `start` the module as it was when the epoch began.
       train: purchases.
       settings: the network's settings.
       key: for initialisation and training.
@@ -163,8 +164,13 @@ def fit_network(
     rows, length = batching.sparse_rows(matrix)
     optimizer = optax.adam(settings.learning_rate)
 
-    def merged_loss(params: dict[str, Any], batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
-        return loss(nnx.merge(graphdef, params), batch, step, key)
+    def merged(phase: Phase) -> Phase:
+        def loss(params: dict[str, Any], start: dict[str, Any], *example: Any) -> jax.Array:
+            return phase.loss(nnx.merge(graphdef, params), nnx.merge(graphdef, start), *example)
+
+        return dataclasses.replace(phase, loss=loss)
+
+    phases = [merged(phase) for phase in (single_phase(loss) if callable(loss) else loss)]
 
     epoch = make_epoch(
         rows,
@@ -172,7 +178,7 @@ def fit_network(
         items=items,
         length=length,
         batch_size=min(settings.batch_size, matrix.shape[0]),
-        loss=merged_loss,
+        phases=phases,
         optimizer=optimizer,
     )
 
@@ -181,7 +187,7 @@ def fit_network(
 
     progress = run_epochs(
         epoch,
-        resume(init_progress(init_state(params, optimizer))),
+        resume(init_progress(init_state(params, optimizer, [phase.part for phase in phases]))),
         key=train_key,
         epochs=settings.epochs,
         patience=settings.patience,
@@ -199,7 +205,7 @@ def _lower(learning_rate: float) -> str:
 
 def fit_and_restore(
     build: Callable[[Any], Callable[..., nnx.Module]],
-    loss: Callable[[Any, int], Callable[..., jax.Array]],
+    loss: Callable[[Any, int], Callable[..., jax.Array] | Sequence[Phase]],
     *,
     unit: bool,
 ) -> tuple[Callable[..., tuple[Network, Progress]], Callable[..., Network]]:
@@ -207,7 +213,7 @@ def fit_and_restore(
 
     Args:
       build: settings -> `build(items, rngs=...)` of its module.
-      loss: settings and the number of users trained on -> the loss that `fit_network` takes.
+      loss: settings and the number of users trained on -> the loss or the phases that `fit_network` takes.
       unit: divide inputs by each user's largest value.
     """
 

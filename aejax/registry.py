@@ -22,6 +22,7 @@ MODELS = {
     "vae": "aejax.models.vae:FAMILY",
     "multdae": "aejax.models.multvae:MULTDAE",
     "multvae": "aejax.models.multvae:MULTVAE",
+    "recvae": "aejax.models.recvae:FAMILY",
     "itemknn": "aejax.models.neighbours:ITEMKNN",
     "userknn": "aejax.models.neighbours:USERKNN",
     "rp3beta": "aejax.models.neighbours:RP3BETA",

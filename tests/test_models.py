@@ -13,10 +13,10 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
-from aejax.models import ae, multvae, popularity, vae
+from aejax.models import ae, multvae, popularity, recvae, vae
 from aejax.registry import family, make_settings
 
-NETWORKS = ("ae", "vae", "multdae", "multvae")
+NETWORKS = ("ae", "vae", "multdae", "multvae", "recvae")
 CLUSTERS, CLUSTER_ITEMS, CLUSTER_USERS = 3, 8, 20
 ITEMS = CLUSTERS * CLUSTER_ITEMS
 
@@ -75,6 +75,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"hidden": (16,), "latent_dim": 4, "epochs": 60, "batch_size": 16, "learning_rate": 0.01},
     "multdae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "multvae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
+    "recvae": {"hidden_dim": 16, "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "popularity": {},
 }
 
@@ -118,12 +119,13 @@ def test_planted_groups_are_found_among_products_not_yet_bought(name, small, pla
 def test_a_tiny_matrix_is_learned_by_heart(name):
     bought = np.random.default_rng(1).uniform(size=(8, 12)) < 0.4
     bought[:, 0] |= ~bought.any(axis=1)
-    settings: dict[str, Any] = {"hidden": (32,), "epochs": 250, "learning_rate": 0.01, "batch_size": 8}
+    settings: dict[str, Any] = {"epochs": 250, "learning_rate": 0.01, "batch_size": 8}
     settings |= {
-        "ae": {},
-        "vae": {"latent_dim": 8, "kl_weight": 0.0},
-        "multdae": {"latent_dim": 16, "dropout": 0.0, "weight_decay": 0.0},
-        "multvae": {"latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
+        "ae": {"hidden": (32,)},
+        "vae": {"hidden": (32,), "latent_dim": 8, "kl_weight": 0.0},
+        "multdae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "weight_decay": 0.0},
+        "multvae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
+        "recvae": {"hidden_dim": 32, "latent_dim": 16, "dropout": 0.0, "gamma": 0.0},
     }[name]
     losses: list[float] = []
     lines = lines_of(bought.astype(np.int32))
@@ -133,7 +135,7 @@ def test_a_tiny_matrix_is_learned_by_heart(name):
         assert row[own].min() > row[~own].max()
     # A multinomial cannot do better than to share its mass evenly among a customer's products.
     counts = bought.sum(axis=1)
-    floor = np.mean(counts * np.log(counts)) if name.startswith("mult") else 0.0
+    floor = np.mean(counts * np.log(counts)) if name in ("multdae", "multvae", "recvae") else 0.0
     assert losses[-1] - floor < 0.1 * (losses[0] - floor)
 
 
@@ -249,12 +251,13 @@ def relu(x: np.ndarray) -> np.ndarray:
 def untrained(name: str, given: dict[str, Any], items: int) -> Any:
     """A network with random weights."""
     settings = make_settings(name, given)
-    sizes = {key: getattr(settings, key) for key in ("hidden", "latent_dim") if hasattr(settings, key)}
+    sizes = {key: getattr(settings, key) for key in ("hidden", "hidden_dim", "latent_dim") if hasattr(settings, key)}
     build = {
         "ae": ae.AE,
         "vae": vae.VAE,
         "multdae": functools.partial(multvae.MultAE, variational=False),
         "multvae": functools.partial(multvae.MultAE, variational=True),
+        "recvae": recvae.RecVAE,
     }[name]
     abstract = nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0), **sizes))
     params = randomised(nnx.to_pure_dict(nnx.state(abstract)))
@@ -412,7 +415,7 @@ def test_dropout_hides_only_own_items_and_scales_the_rest(rate):
     items = np.tile(np.arange(80, dtype=np.int32), (100, 1))
     items[:, 60:], values[:, 60:] = 90, 0.0  # padding
     batch = batching.Batch(jnp.asarray(items), jnp.asarray(values))
-    dropped = multvae.drop_inputs(batch, rate, dropout_key=jax.random.key(0))
+    dropped = batching.drop_inputs(batch, rate, dropout_key=jax.random.key(0))
     np.testing.assert_array_equal(dropped.items, items)
     got = np.asarray(dropped.values)
     assert np.all(got[:, 60:] == 0)
@@ -497,7 +500,7 @@ def test_values_that_a_sigmoid_cannot_reach_are_scaled_per_user_to_1(name, value
 @each_network
 def test_binary_is_binary(name):
     lines = lines_of(QUANTITIES)
-    network = untrained(name, {"hidden": (4,)}, 4)
+    network = untrained(name, {"hidden_dim": 4} if name == "recvae" else {"hidden": (4,)}, 4)
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES > 0)
 
 
@@ -542,6 +545,18 @@ def test_training_reaches_scaled_counts():
         ("multvae", "latent_dim", 0),
         ("multvae", "anneal_cap", -0.2),
         ("multvae", "anneal_steps", 0),
+        ("recvae", "hidden_dim", 0),
+        ("recvae", "latent_dim", 0),
+        ("recvae", "encoder_passes", 0),
+        ("recvae", "decoder_passes", 0),
+        ("recvae", "dropout", 1.0),
+        ("recvae", "dropout", math.nan),
+        ("recvae", "gamma", -0.1),
+        ("recvae", "gamma", math.nan),
+        ("recvae", "mixture_weights", (0.5, 0.5)),
+        ("recvae", "mixture_weights", (0.5, 0.6, 0.1)),
+        ("recvae", "mixture_weights", (1.5, -0.6, 0.1)),
+        ("recvae", "mixture_weights", (math.nan, 0.5, 0.5)),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(name, setting, value):
@@ -551,7 +566,7 @@ def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(na
     assert str(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "ae"])
+@pytest.mark.parametrize("name", ["vae", "multdae", "multvae"])
 def test_no_hidden_layer_is_a_model_too(name):
     lines = lines_of(QUANTITIES)
     assert np.all(np.isfinite(scores_of(untrained(name, {"hidden": (), "latent_dim": 2}, 4), lines)))

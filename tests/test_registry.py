@@ -15,7 +15,7 @@ from aejax.errors import InputError
 from aejax.interactions import Interactions, Vocabulary, histories_of
 
 # Sizes that make a network small; a model takes those that it has.
-SMALL = {"epochs": 1, "batch_size": 4, "hidden": (8,), "latent_dim": 4}
+SMALL = {"epochs": 1, "batch_size": 4, "hidden": (8,), "hidden_dim": 8, "latent_dim": 4}
 USERS, ITEMS = 9, 7
 
 

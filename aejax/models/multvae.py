@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, product
+from aejax.batching import Batch, densify, drop_inputs, product
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
@@ -135,12 +135,6 @@ def unit_norm(batch: Batch) -> Batch:
     """Rows scaled to L2 norm 1; empty rows stay empty."""
     norm = jnp.sqrt(jnp.square(batch.values).sum(axis=1, keepdims=True))
     return batch._replace(values=batch.values / jnp.maximum(norm, 1e-12))
-
-
-def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:
-    """Hide a share `rate` of each user's items and scale the rest by 1 / (1 - rate)."""
-    kept = jax.random.bernoulli(dropout_key, 1.0 - rate, batch.values.shape)
-    return batch._replace(values=jnp.where(kept, batch.values / (1.0 - rate), 0.0))
 
 
 def annealing_length(updates_per_epoch: int) -> int:
