@@ -1,0 +1,329 @@
+r"""Spectral filters: `gfcf` and `bspm`, models without training that pass a customer's row through the graph of purchases.
+
+With `R = D_u^-1/2 X D_i^-1/2`, the user-item matrix normalised by the degrees of both sides, the similarity of products
+`P = R' R`, and V the `factors` right singular vectors of R with the largest singular values, both are
+
+    x f(P)  +  x D_i^-1/2 V V' D_i^1/2 g(P)                                             (f and g polynomials)
+
+for a customer's row x: a filter of the whole spectrum, and an ideal low-pass filter. The row itself is not normalised,
+which would scale all of a customer's scores alike.
+
+* `gfcf`: `f(P) = P`, `g(P) = alpha`. Shen et al. (2021), How Powerful is Graph Convolution for Recommendation?,
+  https://arxiv.org/abs/2108.07567, section 5, eq. 11 to 13.
+* `bspm`: Choi et al. (2023), Blurring-Sharpening Process Models for Collaborative Filtering,
+  https://arxiv.org/abs/2211.09324. The row is blurred by the heat equation `dx/dt = x (P - 1)`, then sharpened by
+  `dx/dt = -x P`, both solved in equal steps of `euler` or `rk4`. As the equations are linear, a step of either is a
+  polynomial in P: with z the step times the rate, `1 + z` or `1 + z + z^2/2 + z^3/6 + z^4/24`, the latter for every
+  Runge-Kutta method of order 4 in 4 stages. The low-pass filter, weighted by `beta`, joins before the sharpening
+  (`merge=early`: g is beta times the sharpening's polynomial) or behind it (`merge=late`: g = beta).
+
+The defaults of `bspm` are the authors' for Gowalla. Theirs for Yelp2018 are `factors=384`, `beta=0.3`,
+`sharpen_time=1.2`, `sharpen_solver=euler`, `points=mean`; for Amazon-book `beta=0`, `sharpen_time=2.2`,
+`sharpen_steps=2`.
+
+P is never formed: it is applied as two products with the sparse R. `V' D_i^1/2 g(P)` does not depend on the customer
+and is made once, so `merge=early` costs no more than `late`.
+
+Where we differ, and why:
+
+* The singular vectors come from a randomised range finder with power iterations (Halko, Martinsson and Tropp 2011,
+  algorithm 4.4), whose sketch has a fixed key: the models have no randomness to seed.
+* The low-pass filter of `bspm` is an equation of its own in the paper, `dx/dt = x (D_i^-1/2 V V' D_i^1/2 - 1)`. Here it
+  is the Euler step of length 1 that every published setting takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+from numpy.polynomial import Polynomial
+
+from aejax.errors import InputError, nearest
+from aejax.interactions import Histories, Interactions
+from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
+from aejax.models import Choice, Family, Range
+
+SKETCH_KEY = 0
+OVERSAMPLING = 32
+POWER_ITERATIONS = 12
+BAND = 32  # rows that R is applied to at once: few enough that they stay in the cache
+
+SOLVERS = ("euler", "rk4")
+MERGES = ("early", "late")
+POINTS = ("last", "mean")
+
+
+class Polynomials(NamedTuple):
+    """The two polynomials in P of a filter, as coefficients with the constant one first.
+
+    Attributes:
+      whole: f, of the whole spectrum; of degree 1 or more.
+      low: g, behind the low-pass filter.
+    """
+
+    whole: list[float]
+    low: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterSettings:
+    """Settings of every spectral filter.
+
+    Attributes:
+      values: value transform of the rows, one of `aejax.matrix.VALUES`.
+      half_life: days, for `values=recency`.
+      factors: singular vectors of the low-pass filter; there are no more than customers or products.
+    """
+
+    values: str = "binary"
+    half_life: float = 180.0
+    factors: int = 256
+
+    def __post_init__(self) -> None:
+        check_values(self.values)
+        if self.factors < 1:
+            raise InputError(f"factors is {self.factors}; expected 1 or more")
+        if not self.half_life > 0:
+            raise InputError(f"half_life is {self.half_life:g}; expected more than 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class GFCFSettings(FilterSettings):
+    """Settings of `gfcf`.
+
+    Attributes:
+      alpha: weight of the low-pass filter.
+    """
+
+    alpha: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.alpha >= 0:
+            raise InputError(f"alpha is {self.alpha:g}; expected 0 or more")
+
+    def polynomials(self) -> Polynomials:
+        """The filter that the settings ask for."""
+        return Polynomials([0.0, 1.0], [self.alpha])
+
+
+@dataclasses.dataclass(frozen=True)
+class BSPMSettings(FilterSettings):
+    """Settings of `bspm`.
+
+    Attributes:
+      beta: weight of the low-pass filter.
+      blur_time: how long the row is blurred.
+      blur_steps: in how many steps.
+      blur_solver: one of `SOLVERS`.
+      sharpen_time: how long it is sharpened; 0: not at all.
+      sharpen_steps: in how many steps.
+      sharpen_solver: one of `SOLVERS`.
+      merge: whether the low-pass filter is added before (`early`) or behind (`late`) the sharpening.
+      points: whether the scores are the last point of the two processes, or the mean of all points behind the first.
+    """
+
+    factors: int = 448
+    beta: float = 0.2
+    blur_time: float = 1.0
+    blur_steps: int = 1
+    blur_solver: str = "euler"
+    sharpen_time: float = 2.5
+    sharpen_steps: int = 1
+    sharpen_solver: str = "rk4"
+    merge: str = "early"
+    points: str = "last"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta >= 0 or not self.blur_time > 0 or not self.sharpen_time >= 0:
+            raise InputError(
+                f"beta is {self.beta:g}, blur_time {self.blur_time:g} and sharpen_time {self.sharpen_time:g}; expected "
+                "blur_time above 0 and the others 0 or more"
+            )
+        if self.blur_steps < 1 or self.sharpen_steps < 1:
+            raise InputError(
+                f"blur_steps is {self.blur_steps} and sharpen_steps {self.sharpen_steps}; expected 1 or more"
+            )
+        for name, options in {
+            "blur_solver": SOLVERS,
+            "sharpen_solver": SOLVERS,
+            "merge": MERGES,
+            "points": POINTS,
+        }.items():
+            if getattr(self, name) not in options:
+                raise InputError(f'{name} is "{getattr(self, name)}"; {nearest(getattr(self, name), options)}')
+
+    def polynomials(self) -> Polynomials:
+        """The filter that the settings ask for."""
+        similarity = Polynomial([0.0, 1.0])
+        blurred = _points(similarity - 1, self.blur_time, self.blur_steps, self.blur_solver)
+        sharpened = _points(-similarity, self.sharpen_time, self.sharpen_steps, self.sharpen_solver)
+        whole = [*blurred, *(blurred[-1] * point for point in sharpened)]
+        # The low-pass filter is in those points only that come after it.
+        low = [*(0 * point for point in blurred), *sharpened]
+        read = _mean if self.points == "mean" else _last
+        late = self.merge == "late"
+        return Polynomials(read(whole).coef.tolist(), [self.beta] if late else (self.beta * read(low)).coef.tolist())
+
+
+SpectralSettings = GFCFSettings | BSPMSettings
+
+
+def _points(rate: Polynomial, time: float, steps: int, solver: str) -> list[Polynomial]:
+    """What `dx/dt = x rate(P)` has made of x after each of `steps` equal steps up to `time`, as polynomials in P."""
+    z = rate * (time / steps)
+    step = 1 + z if solver == "euler" else 1 + z + z**2 / 2 + z**3 / 6 + z**4 / 24
+    return [step**count for count in range(1, steps + 1)]
+
+
+def _last(points: list[Polynomial]) -> Polynomial:
+    return points[-1]
+
+
+def _mean(points: list[Polynomial]) -> Polynomial:
+    return sum(points, Polynomial([0.0])) / len(points)
+
+
+class FilterBatch(NamedTuple):
+    """Rows of customers after both filters.
+
+    Attributes:
+      whole: `x f(P)`, `[B, I]`.
+      codes: `x D_i^-1/2 V`, `[B, factors]`.
+    """
+
+    whole: np.ndarray
+    codes: np.ndarray
+
+
+@jax.jit
+def _scores(decoder: jax.Array, batch: FilterBatch) -> jax.Array:
+    return batch.whole + batch.codes @ decoder
+
+
+def _evaluate(coefficients: list[float], normal: sp.csr_array, columns: np.ndarray) -> np.ndarray:
+    """A polynomial in P, times columns `[I, n]`."""
+    total = coefficients[-1] * columns
+    for coefficient in reversed(coefficients[:-1]):
+        total = normal.T @ (normal @ total) + coefficient * columns
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralFilter:
+    """The fitted filter.
+
+    Attributes:
+      normal: R, `[U, I]`.
+      low_pass: V, `[I, factors]`.
+      root: `[I]`, square root of each product's degree.
+      decoder: `V' D_i^1/2 g(P)`, `[factors, I]`.
+      whole: the coefficients of f.
+      settings: of the value transform.
+    """
+
+    normal: sp.csr_array
+    low_pass: np.ndarray
+    root: np.ndarray
+    decoder: jax.Array
+    whole: list[float]
+    settings: SpectralSettings
+
+    def encode(self, histories: Histories) -> FilterBatch:
+        """Histories of n customers -> a batch on the host."""
+        rows = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        whole = np.empty(rows.shape, dtype=np.float32)
+        for start in range(0, rows.shape[0], BAND):
+            columns = sp.csr_array(rows[start : start + BAND].T)
+            # A row is short, so the first of the products is sparse.
+            similar = self.normal.T @ (self.normal @ columns).toarray()
+            band = _evaluate(self.whole[1:], self.normal, similar) + self.whole[0] * columns.toarray()
+            whole[start : start + BAND] = band.T
+        rows.data /= self.root[rows.indices]
+        return FilterBatch(whole, rows @ self.low_pass)
+
+    def scores(self, batch: FilterBatch) -> jax.Array:
+        """A batch of B users -> scores `[B, I]`, higher is better."""
+        return _scores(self.decoder, batch)
+
+    def state(self) -> dict[str, Any]:
+        """What a run stores of it."""
+        return {"normal": to_state(self.normal), "low_pass": np.ascontiguousarray(self.low_pass.T), "root": self.root}
+
+
+@partial(jax.jit, donate_argnums=0)
+def _orthonormal(columns: jax.Array) -> jax.Array:
+    return jnp.linalg.qr(columns)[0]
+
+
+def right_singular_vectors(matrix: sp.csr_array, count: int) -> np.ndarray:
+    """The right singular vectors `[count, I]` of the largest singular values, largest first, up to their sign."""
+    items = matrix.shape[1]
+    width = min(count + OVERSAMPLING, matrix.shape[0], items)
+    transposed = sp.csr_array(matrix.T)
+    sketch = np.asarray(jax.random.normal(jax.random.key(SKETCH_KEY), (items, width)))
+    basis = np.asarray(_orthonormal(jnp.asarray(matrix @ sketch)))
+    for _ in range(POWER_ITERATIONS):
+        back = np.asarray(_orthonormal(jnp.asarray(transposed @ basis)))
+        basis = np.asarray(_orthonormal(jnp.asarray(matrix @ back)))
+    _, _, vectors = np.linalg.svd((transposed @ basis).T.astype(np.float64), full_matrices=False)
+    return vectors[:count].astype(np.float32)
+
+
+def _assemble(normal: sp.csr_array, vectors: np.ndarray, root: np.ndarray, settings: SpectralSettings) -> SpectralFilter:
+    """What is stored of a filter, vectors `V'` `[factors, I]` among it -> the filter."""
+    whole, low = settings.polynomials()
+    low_pass = np.ascontiguousarray(vectors.T)
+    decoder = np.empty(vectors.shape, dtype=np.float32)
+    for start in range(0, len(vectors), BAND):
+        columns = root[:, None] * low_pass[:, start : start + BAND]
+        decoder[start : start + BAND] = _evaluate(low, normal, columns).T
+    return SpectralFilter(normal, low_pass, root, jnp.asarray(decoder), whole, settings)
+
+
+def fit(train: Interactions, settings: SpectralSettings) -> SpectralFilter:
+    """Normalise the matrix and find its largest singular vectors."""
+    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = sp.csr_array(matrix[np.diff(matrix.indptr) > 0])
+    degree = np.asarray(matrix.sum(axis=0), dtype=np.float64).ravel()
+    root = np.sqrt(np.where(degree > 0, degree, 1.0))
+    normal = sp.csr_array(matrix, copy=True)
+    lengths = np.sqrt(np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel())
+    normal.data /= (np.repeat(lengths, np.diff(matrix.indptr)) * root[matrix.indices]).astype(np.float32)
+    vectors = right_singular_vectors(normal, min(settings.factors, matrix.shape[0], matrix.shape[1]))
+    return _assemble(normal, vectors, root.astype(np.float32), settings)
+
+
+def restore(state: dict[str, Any], settings: SpectralSettings, *, items: int) -> SpectralFilter:
+    """The model whose `state()` that was."""
+    normal = from_state(state["normal"], items)
+    return _assemble(normal, np.asarray(state["low_pass"]), np.asarray(state["root"]), settings)
+
+
+GFCF = Family(
+    GFCFSettings,
+    {"factors": Range(16, 512, log=True), "alpha": Range(0.01, 3.0, log=True)},
+    fit,
+    restore,
+    is_network=False,
+)
+BSPM = Family(
+    BSPMSettings,
+    {
+        "factors": Range(16, 512, log=True),
+        "beta": Range(0.01, 3.0, log=True),
+        "sharpen_time": Range(0.0, 4.0),
+        "merge": Choice(MERGES),
+        "points": Choice(POINTS),
+    },
+    fit,
+    restore,
+    is_network=False,
+)
