@@ -29,10 +29,13 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return (jax.nn.softplus(logits) - targets * logits).sum(1)
 
 
-def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Squared error summed over items. `[B, I], [B, I] -> [B]`. Divide by I for the MSE of one example."""
+def squared_error(outputs: jax.Array, targets: jax.Array, weight: jax.Array | float = 1.0) -> jax.Array:
+    """Squared error summed over items. `[B, I], [B, I] -> [B]`. Divide by I for the MSE of one example.
+
+    `weight`: of each entry, `[B, I]`, or of all.
+    """
     chex.assert_equal_shape([outputs, targets])
-    return jnp.square(outputs - targets).sum(1)
+    return (weight * jnp.square(outputs - targets)).sum(1)
 
 
 def kl_to_standard_normal(mean: jax.Array, log_var: jax.Array) -> jax.Array:

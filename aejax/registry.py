@@ -20,6 +20,7 @@ MODELS = {
     "popularity": "aejax.models.popularity:FAMILY",
     "ae": "aejax.models.ae:FAMILY",
     "vae": "aejax.models.vae:FAMILY",
+    "autorec": "aejax.models.autorec:FAMILY",
     "multdae": "aejax.models.multvae:MULTDAE",
     "multvae": "aejax.models.multvae:MULTVAE",
     "recvae": "aejax.models.recvae:FAMILY",
@@ -74,8 +75,7 @@ def make_settings(name: str, given: Mapping[str, Any]) -> Any:
     values = {}
     for key, value in given.items():
         if key not in known:
-            has = nearest(key, known) if known else "it has none"
-            raise InputError(f'model {name} has no setting "{key}"; {has}')
+            raise InputError(f'model {name} has no setting "{key}"; {nearest(key, known)}')
         values[key] = _parse(f"{key} of model {name}", value, known[key])
     return kind(**values)
 

@@ -96,6 +96,11 @@ def test_golden_constants_also_far_out(loss, first, second, expected):
     np.testing.assert_allclose(got, [expected], rtol=1e-6, atol=1e-6)
 
 
+def test_squared_error_weighs_each_entry():
+    got = losses.squared_error(jnp.array([[1.0, 3.0, 2.0]]), jnp.zeros((1, 3)), jnp.array([[1.0, 0.5, 0.0]]))
+    np.testing.assert_allclose(got, [5.5])
+
+
 def test_multinomial_is_the_multinomial_likelihood_up_to_its_coefficient():
     logits = np.array([0.3, -1.0, 2.0])
     counts = np.array([2, 1, 3])

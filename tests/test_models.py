@@ -13,10 +13,10 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
-from aejax.models import ae, multvae, popularity, recvae, vae
+from aejax.models import ae, autorec, multvae, popularity, recvae, vae
 from aejax.registry import family, make_settings
 
-NETWORKS = ("ae", "vae", "multdae", "multvae", "recvae")
+NETWORKS = ("ae", "vae", "multdae", "multvae", "recvae", "autorec")
 CLUSTERS, CLUSTER_ITEMS, CLUSTER_USERS = 3, 8, 20
 ITEMS = CLUSTERS * CLUSTER_ITEMS
 
@@ -76,6 +76,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "multdae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "multvae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "recvae": {"hidden_dim": 16, "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
+    "autorec": {"latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.02, "l2": 1.0},
     "popularity": {},
 }
 
@@ -126,6 +127,7 @@ def test_a_tiny_matrix_is_learned_by_heart(name):
         "multdae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "weight_decay": 0.0},
         "multvae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
         "recvae": {"hidden_dim": 32, "latent_dim": 16, "dropout": 0.0, "gamma": 0.0},
+        "autorec": {"latent_dim": 32, "l2": 0.0},
     }[name]
     losses: list[float] = []
     lines = lines_of(bought.astype(np.int32))
@@ -221,6 +223,56 @@ def test_popularity_counts_customers_and_not_pieces():
     np.testing.assert_array_equal(scores, [[1, 3, 2, 0]] * 3)
 
 
+DAY = np.timedelta64(86_400, "s")
+
+
+def dated(rows: list[tuple[int, int, int, int]]) -> Interactions:
+    """Rows of (customer, product, pieces, days ago), each an order of its own; three customers and three products."""
+    user, item, quantity, days = np.array(rows, dtype=np.int32).T
+    return Interactions(
+        user=user,
+        item=item,
+        quantity=quantity,
+        users=Vocabulary.of("abc"),
+        items=Vocabulary.of("xyz"),
+        order=np.arange(len(rows), dtype=np.int32),
+        at=np.datetime64("2024-06-01T00:00:00", "s") - days * DAY,
+    )
+
+
+def test_popularity_is_the_sum_of_a_products_column():
+    lines = dated([(0, 0, 5, 0), (0, 0, 1, 30), (1, 0, 2, 60), (1, 1, 1, 0), (2, 1, 1, 30), (2, 2, 7, 90)])
+    expected = {
+        "binary": [2, 2, 1],
+        "orders": [3, 2, 1],
+        "quantity": [8, 2, 7],
+        "log1p-orders": [np.log(3) + np.log(2), 2 * np.log(2), np.log(2)],
+        "log1p-quantity": [np.log(7) + np.log(3), 2 * np.log(2), np.log(8)],
+        "recency": [1 + 1 / 2 + 1 / 4, 1 + 1 / 2, 1 / 8],
+    }
+    for values, totals in expected.items():
+        scores = scores_of(fitted("popularity", lines, {"values": values, "half_life": 30.0}), lines)
+        np.testing.assert_allclose(scores, [totals] * 3, rtol=1e-6)
+
+
+def test_recent_popularity_follows_its_half_life():
+    """Many bought the first product long ago, one the second of late: the shorter half-life sees only that one."""
+    lines = dated([(0, 0, 1, 100), (1, 0, 1, 100), (2, 0, 1, 100), (0, 1, 1, 0)])
+    long, short = (
+        scores_of(fitted("popularity", lines, {"values": "recency", "half_life": days}), lines)[0]
+        for days in (1000.0, 10.0)
+    )
+    assert long[0] > long[1] > long[2] == 0
+    assert short[1] > short[0] > 0
+
+
+def test_popularity_restores_a_run_from_before_it_had_settings():
+    restored = family("popularity").restore(
+        {"customers": np.array([1.0, 3.0], np.float32)}, make_settings("popularity", {}), items=2
+    )
+    np.testing.assert_array_equal(restored.scores(np.zeros(1)), [[1, 3]])
+
+
 def test_popularity_follows_a_permutation_of_products_and_ignores_one_of_customers(planted):
     rng = np.random.default_rng(2)
     quantities = np.zeros((len(planted.users), ITEMS), dtype=np.int32)
@@ -258,6 +310,7 @@ def untrained(name: str, given: dict[str, Any], items: int) -> Any:
         "multdae": functools.partial(multvae.MultAE, variational=False),
         "multvae": functools.partial(multvae.MultAE, variational=True),
         "recvae": recvae.RecVAE,
+        "autorec": autorec.AutoRec,
     }[name]
     abstract = nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0), **sizes))
     params = randomised(nnx.to_pure_dict(nnx.state(abstract)))
@@ -322,6 +375,18 @@ def test_vae_scores_equal_the_numpy_twin():
     for layer in hidden:
         h = relu(dense(layer, h))
     np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), dense(last, h), rtol=1e-4, atol=1e-5)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("values", ["binary", "quantity"])
+def test_autorec_scores_equal_the_numpy_twin(values):
+    network = untrained("autorec", {"latent_dim": 3, "values": values}, 7)
+    x = HISTORIES.astype(np.float64) if values == "quantity" else (HISTORIES > 0).astype(np.float64)
+    expected = dense(network.state()["decoder"], sigmoid(dense(network.state()["encoder"], x)))
+    np.testing.assert_allclose(scores_of(network, lines_of(HISTORIES)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_ae_has_the_layers_of_the_original_pipeline():
@@ -451,6 +516,19 @@ def test_ae_loss_is_the_mean_squared_error_of_the_sigmoid():
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("unobserved", "l2"), [(0.0, 0.0), (0.0, 3.0), (0.3, 3.0), (1.0, 0.0)])
+def test_autorec_losses_add_up_to_the_objective_over_all_customers(unobserved, l2):
+    """With `unobserved` at 0 that is the paper's, over the entries that a customer has."""
+    settings = autorec.AutoRecSettings(latent_dim=3, unobserved=unobserved, l2=l2)
+    network = untrained("autorec", {"latent_dim": 3}, 7)
+    encoder, decoder = network.state()["encoder"], network.state()["decoder"]
+    error = (dense(decoder, sigmoid(dense(encoder, ROWS))) - ROWS) ** 2
+    expected = error[ROWS > 0].sum() + unobserved * error[ROWS == 0].sum()
+    expected += l2 / 2 * (np.square(encoder["kernel"]).sum() + np.square(decoder["kernel"]).sum())
+    got = autorec._loss_of(settings, len(ROWS))(module_of(network), BATCH, jnp.asarray(0), jax.random.key(0))
+    np.testing.assert_allclose(got.sum(), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "mse"])
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0, 2.5])
 def test_vae_loss_is_the_negative_lower_bound(likelihood, kl_weight):
@@ -501,13 +579,14 @@ def test_values_that_a_sigmoid_cannot_reach_are_scaled_per_user_to_1(name, value
 def test_binary_is_binary(name):
     lines = lines_of(QUANTITIES)
     network = untrained(name, {"hidden_dim": 4} if name == "recvae" else {"hidden": (4,)}, 4)
+    network = untrained(name, {}, 4)
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES > 0)
 
 
-@pytest.mark.parametrize("name", ["multdae", "multvae"])
-def test_the_mult_models_take_counts_as_they_are(name):
+@pytest.mark.parametrize("name", ["multdae", "multvae", "autorec"])
+def test_what_has_no_sigmoid_at_its_end_takes_counts_as_they_are(name):
     lines = lines_of(QUANTITIES)
-    network = untrained(name, {"hidden": (4,), "values": "quantity"}, 4)
+    network = untrained(name, {"values": "quantity"}, 4)
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES)
 
 
@@ -525,6 +604,8 @@ def test_training_reaches_scaled_counts():
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [
+        ("popularity", "half_life", 0.0),
+        ("popularity", "half_life", math.nan),
         ("ae", "batch_size", 0),
         ("ae", "epochs", 0),
         ("vae", "patience", -1),
@@ -557,6 +638,10 @@ def test_training_reaches_scaled_counts():
         ("recvae", "mixture_weights", (0.5, 0.6, 0.1)),
         ("recvae", "mixture_weights", (1.5, -0.6, 0.1)),
         ("recvae", "mixture_weights", (math.nan, 0.5, 0.5)),
+        ("autorec", "latent_dim", 0),
+        ("autorec", "l2", -1.0),
+        ("autorec", "l2", math.nan),
+        ("autorec", "unobserved", -0.1),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(name, setting, value):

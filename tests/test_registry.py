@@ -189,8 +189,3 @@ def test_a_value_out_of_range_is_named_with_its_range(name, setting, value, mess
 def test_an_unknown_setting_proposes_the_nearest():
     with pytest.raises(InputError, match='model vae has no setting "latent_dims"; did you mean "latent_dim"'):
         registry.make_settings("vae", {"latent_dims": 8})
-
-
-def test_a_model_without_settings_says_so():
-    with pytest.raises(InputError, match='model popularity has no setting "l2"; it has none'):
-        registry.make_settings("popularity", {"l2": 300})

@@ -1,5 +1,7 @@
 """The spectral filters against dense twins; that of `bspm` integrates its equations step by step."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -143,3 +145,14 @@ def test_more_factors_than_products_are_all_there_are(tiny_lines):
 def test_settings_out_of_range_are_refused(settings, changes, says):
     with pytest.raises(InputError, match=says):
         settings(**changes)
+
+
+def test_a_search_finds_the_singular_vectors_once(tiny_lines, monkeypatch):
+    settings = GFCFSettings(factors=5)
+    alone = spectral.fit(tiny_lines, settings)
+    factors = spectral.factorise(tiny_lines, dataclasses.replace(settings, factors=1, alpha=2.0))
+    monkeypatch.setattr(spectral, "right_singular_vectors", None)
+    shared = spectral.fit(tiny_lines, settings, factors)
+    histories = Histories(tiny_lines, None)
+    scores, expected = (np.asarray(model.scores(model.encode(histories))) for model in (shared, alone))
+    np.testing.assert_allclose(scores, expected, atol=1e-5)

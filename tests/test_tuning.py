@@ -122,10 +122,26 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(shop, tmp_path, m
     assert "learning_rate" in trials[1]["message"]
 
 
+def test_recency_without_dates_fails_its_trials_and_not_the_search(tmp_path):
+    """Recent popularity is searched beside plain popularity; a LightGCN folder has no dates."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.txt").write_text("".join(f"{user} {user % 5} {user % 3 + 5} 8\n" for user in range(30)))
+    (folder / "test.txt").write_text("".join(f"{user} {9 + user % 2}\n" for user in range(30)))
+    assert run("tune", folder, "--model", "popularity", "--trials", 6, "--run", tmp_path / "tuned") == 0
+    trials = trials_of(tmp_path / "tuned")
+    assert trials[0]["settings"] == {"values": "binary", "half_life": 180.0}
+    states = {"binary": "complete", "recency": "failed"}
+    assert [trial["state"] for trial in trials] == [states[trial["settings"]["values"]] for trial in trials]
+    failed = [trial for trial in trials if trial["state"] == "failed"]
+    assert failed and all("needs order dates" in trial["message"] for trial in failed)
+    assert json.loads((tmp_path / "tuned" / "settings.json").read_text())["popularity"]["values"] == "binary"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--model", "popularity"], "model popularity has no setting left to tune"),
+        (["--model", "blend"], "model blend has no setting left to tune"),
         (["--model", "ease", "--trials", "0"], "--trials is 0"),
         (["--model", "ease", "--split", "reconstruction"], "no validation part"),
         (["--model", "ease", "--set", "l2=1", "user_power=0"], "no setting left to tune"),

@@ -1,7 +1,9 @@
 """The most popular products: the bar that every other model must clear.
 
-The score of a product is the number of customers who bought it. Counting customers and not pieces keeps one large buyer
-from making a product popular.
+The score of a product is the sum of its column of the user-item matrix. With the default, `values=binary`, that is the
+number of customers who bought it: counting customers and not pieces keeps one large buyer from making a product
+popular. With `values=recency` it is recent popularity: each order counts 2^(-age / half_life), its age counting to the
+latest purchase of train.
 """
 
 from __future__ import annotations
@@ -13,18 +15,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aejax.interactions import Histories, Interactions, customers_of_products
-from aejax.models import Family
+from aejax.errors import InputError
+from aejax.interactions import Histories, Interactions
+from aejax.matrix import check_values, user_item_matrix
+from aejax.models import Choice, Family, Range
 
 
 @dataclasses.dataclass(frozen=True)
 class PopularitySettings:
-    """Popularity has no settings."""
+    """Settings of `popularity`.
+
+    Attributes:
+      values: value transform of what is summed, one of `aejax.matrix.VALUES`.
+      half_life: days, for `values=recency`.
+    """
+
+    values: str = "binary"
+    half_life: float = 180.0
+
+    def __post_init__(self) -> None:
+        check_values(self.values)
+        if not self.half_life > 0:
+            raise InputError(f"half_life is {self.half_life}; expected more than 0")
 
 
 @partial(jax.jit, static_argnames="users")
-def _broadcast(customers: jax.Array, users: int) -> jax.Array:
-    return jnp.broadcast_to(customers[None, :], (users, customers.shape[0]))
+def _broadcast(popularity: jax.Array, users: int) -> jax.Array:
+    return jnp.broadcast_to(popularity[None, :], (users, popularity.shape[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +49,10 @@ class Popularity:
     """Every customer gets the same scores.
 
     Attributes:
-      customers: `[I]` float32, how many customers bought each product.
+      popularity: `[I]` float32, the score of each product.
     """
 
-    customers: jax.Array
+    popularity: jax.Array
 
     def encode(self, histories: Histories) -> np.ndarray:
         """Histories of n customers -> `[n]`: nothing of them matters but their number."""
@@ -43,17 +60,19 @@ class Popularity:
 
     def scores(self, batch: np.ndarray) -> jax.Array:
         """`[n]` -> scores `[n, I]`."""
-        return _broadcast(self.customers, len(batch))
+        return _broadcast(self.popularity, len(batch))
 
     def state(self) -> dict[str, jax.Array]:
         """What a run stores."""
-        return {"customers": self.customers}
+        # Stored under the name that it has in runs from before there were other values than the number of customers.
+        return {"customers": self.popularity}
 
 
 def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
-    """Count the customers of each product."""
-    del settings
-    return Popularity(jnp.asarray(customers_of_products(train), dtype=jnp.float32))
+    """Sum the columns of the user-item matrix, in float64."""
+    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    popularity = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
+    return Popularity(jnp.asarray(popularity, dtype=jnp.float32))
 
 
 def restore(state: dict[str, jax.Array], settings: PopularitySettings, *, items: int) -> Popularity:
@@ -62,4 +81,6 @@ def restore(state: dict[str, jax.Array], settings: PopularitySettings, *, items:
     return Popularity(state["customers"])
 
 
-FAMILY = Family(PopularitySettings, {}, fit, restore, is_network=False)
+# Without dates a trial with recency fails, which `tune` records; the others stand.
+SEARCH = {"values": Choice(("binary", "recency")), "half_life": Range(2.0, 1000.0, log=True)}
+FAMILY = Family(PopularitySettings, SEARCH, fit, restore, is_network=False)

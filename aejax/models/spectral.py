@@ -1,4 +1,4 @@
-r"""Spectral filters: `gfcf` and `bspm`, models without training that pass a customer's row through the graph of purchases.
+r"""Spectral filters: `gfcf` and `bspm`, customers' rows through the graph of purchases, without training.
 
 With `R = D_u^-1/2 X D_i^-1/2`, the user-item matrix normalised by the degrees of both sides, the similarity of products
 `P = R' R`, and V the `factors` right singular vectors of R with the largest singular values, both are
@@ -47,11 +47,12 @@ from numpy.polynomial import Polynomial
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
-from aejax.models import Choice, Family, Range
+from aejax.models import Choice, Factorisation, Family, Range
 
 SKETCH_KEY = 0
 OVERSAMPLING = 32
 POWER_ITERATIONS = 12
+MOST_FACTORS = 512  # that a search tries
 BAND = 32  # rows that R is applied to at once: few enough that they stay in the cache
 
 SOLVERS = ("euler", "rk4")
@@ -243,7 +244,7 @@ class SpectralFilter:
         for start in range(0, rows.shape[0], BAND):
             columns = sp.csr_array(rows[start : start + BAND].T)
             # A row is short, so the first of the products is sparse.
-            similar = self.normal.T @ (self.normal @ columns).toarray()
+            similar = self.normal.T @ sp.csr_array(self.normal @ columns).toarray()
             band = _evaluate(self.whole[1:], self.normal, similar) + self.whole[0] * columns.toarray()
             whole[start : start + BAND] = band.T
         rows.data /= self.root[rows.indices]
@@ -277,7 +278,9 @@ def right_singular_vectors(matrix: sp.csr_array, count: int) -> np.ndarray:
     return vectors[:count].astype(np.float32)
 
 
-def _assemble(normal: sp.csr_array, vectors: np.ndarray, root: np.ndarray, settings: SpectralSettings) -> SpectralFilter:
+def _assemble(
+    normal: sp.csr_array, vectors: np.ndarray, root: np.ndarray, settings: SpectralSettings
+) -> SpectralFilter:
     """What is stored of a filter, vectors `V'` `[factors, I]` among it -> the filter."""
     whole, low = settings.polynomials()
     low_pass = np.ascontiguousarray(vectors.T)
@@ -288,8 +291,8 @@ def _assemble(normal: sp.csr_array, vectors: np.ndarray, root: np.ndarray, setti
     return SpectralFilter(normal, low_pass, root, jnp.asarray(decoder), whole, settings)
 
 
-def fit(train: Interactions, settings: SpectralSettings) -> SpectralFilter:
-    """Normalise the matrix and find its largest singular vectors."""
+def _normalised(train: Interactions, settings: FilterSettings) -> tuple[sp.csr_array, np.ndarray]:
+    """R and the square root of each product's degree."""
     matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
     matrix = sp.csr_array(matrix[np.diff(matrix.indptr) > 0])
     degree = np.asarray(matrix.sum(axis=0), dtype=np.float64).ravel()
@@ -297,8 +300,28 @@ def fit(train: Interactions, settings: SpectralSettings) -> SpectralFilter:
     normal = sp.csr_array(matrix, copy=True)
     lengths = np.sqrt(np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel())
     normal.data /= (np.repeat(lengths, np.diff(matrix.indptr)) * root[matrix.indices]).astype(np.float32)
-    vectors = right_singular_vectors(normal, min(settings.factors, matrix.shape[0], matrix.shape[1]))
-    return _assemble(normal, vectors, root.astype(np.float32), settings)
+    return normal, root.astype(np.float32)
+
+
+def factorise(train: Interactions, settings: FilterSettings) -> np.ndarray:
+    """The singular vectors `[n, I]` of which filters of fewer factors take the first."""
+    normal, _ = _normalised(train, settings)
+    return right_singular_vectors(normal, min(max(settings.factors, MOST_FACTORS), normal.shape[0], normal.shape[1]))
+
+
+def fit(train: Interactions, settings: SpectralSettings, factors: np.ndarray | None = None) -> SpectralFilter:
+    """Normalise the matrix and find its largest singular vectors.
+
+    Args:
+      train: purchases.
+      settings: of the model.
+      factors: `factorise` of the same purchases; None: no more vectors are found than these settings need.
+    """
+    normal, root = _normalised(train, settings)
+    wanted = min(settings.factors, normal.shape[0], normal.shape[1])
+    if factors is None or len(factors) < wanted:
+        factors = right_singular_vectors(normal, wanted)
+    return _assemble(normal, factors[:wanted], root, settings)
 
 
 def restore(state: dict[str, Any], settings: SpectralSettings, *, items: int) -> SpectralFilter:
@@ -307,17 +330,19 @@ def restore(state: dict[str, Any], settings: SpectralSettings, *, items: int) ->
     return _assemble(normal, np.asarray(state["low_pass"]), np.asarray(state["root"]), settings)
 
 
+FACTORISATION = Factorisation(("values", "half_life"), factorise)
 GFCF = Family(
     GFCFSettings,
-    {"factors": Range(16, 512, log=True), "alpha": Range(0.01, 3.0, log=True)},
+    {"factors": Range(16, MOST_FACTORS, log=True), "alpha": Range(0.01, 3.0, log=True)},
     fit,
     restore,
     is_network=False,
+    factorisation=FACTORISATION,
 )
 BSPM = Family(
     BSPMSettings,
     {
-        "factors": Range(16, 512, log=True),
+        "factors": Range(16, MOST_FACTORS, log=True),
         "beta": Range(0.01, 3.0, log=True),
         "sharpen_time": Range(0.0, 4.0),
         "merge": Choice(MERGES),
@@ -326,4 +351,5 @@ BSPM = Family(
     fit,
     restore,
     is_network=False,
+    factorisation=FACTORISATION,
 )
