@@ -55,6 +55,17 @@ class NetworkSettings:
             )
 
 
+def xavier_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer as Liang et al. (2018) begin it: kernel Xavier uniform, bias truncated normal, deviation .001."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        kernel_init=jax.nn.initializers.xavier_uniform(),
+        bias_init=jax.nn.initializers.truncated_normal(0.001),
+        rngs=rngs,
+    )
+
+
 class ScoringModule(Protocol):
     """An NNX module whose call is deterministic scoring."""
 

@@ -24,6 +24,7 @@ MODELS = {
     "multdae": "aejax.models.multvae:MULTDAE",
     "multvae": "aejax.models.multvae:MULTVAE",
     "recvae": "aejax.models.recvae:FAMILY",
+    "macridvae": "aejax.models.macridvae:FAMILY",
     "itemknn": "aejax.models.neighbours:ITEMKNN",
     "userknn": "aejax.models.neighbours:USERKNN",
     "rp3beta": "aejax.models.neighbours:RP3BETA",

@@ -13,10 +13,11 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
-from aejax.models import ae, autorec, multvae, popularity, recvae, vae
+from aejax.models import ae, autorec, macridvae, multvae, popularity, recvae, vae
 from aejax.registry import family, make_settings
 
-NETWORKS = ("ae", "vae", "multdae", "multvae", "recvae", "autorec")
+NETWORKS = ("ae", "vae", "multdae", "multvae", "recvae", "autorec", "macridvae")
+MULTINOMIAL = ("multdae", "multvae", "recvae", "macridvae")
 CLUSTERS, CLUSTER_ITEMS, CLUSTER_USERS = 3, 8, 20
 ITEMS = CLUSTERS * CLUSTER_ITEMS
 
@@ -77,6 +78,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "multvae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "recvae": {"hidden_dim": 16, "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "autorec": {"latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.02, "l2": 1.0},
+    "macridvae": {
+        "concepts": 3,
+        "tau": 0.3,
+        "hidden": (16,),
+        "latent_dim": 8,
+        "epochs": 40,
+        "batch_size": 16,
+        "learning_rate": 0.01,
+    },
     "popularity": {},
 }
 
@@ -128,6 +138,14 @@ def test_a_tiny_matrix_is_learned_by_heart(name):
         "multvae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
         "recvae": {"hidden_dim": 32, "latent_dim": 16, "dropout": 0.0, "gamma": 0.0},
         "autorec": {"latent_dim": 32, "l2": 0.0},
+        "macridvae": {
+            "concepts": 2,
+            "hidden": (32,),
+            "latent_dim": 16,
+            "dropout": 0.0,
+            "anneal_cap": 0.0,
+            "assignment": "softmax",
+        },
     }[name]
     losses: list[float] = []
     lines = lines_of(bought.astype(np.int32))
@@ -137,7 +155,7 @@ def test_a_tiny_matrix_is_learned_by_heart(name):
         assert row[own].min() > row[~own].max()
     # A multinomial cannot do better than to share its mass evenly among a customer's products.
     counts = bought.sum(axis=1)
-    floor = np.mean(counts * np.log(counts)) if name in ("multdae", "multvae", "recvae") else 0.0
+    floor = np.mean(counts * np.log(counts)) if name in MULTINOMIAL else 0.0
     assert losses[-1] - floor < 0.1 * (losses[0] - floor)
 
 
@@ -311,6 +329,7 @@ def untrained(name: str, given: dict[str, Any], items: int) -> Any:
         "multvae": functools.partial(multvae.MultAE, variational=True),
         "recvae": recvae.RecVAE,
         "autorec": autorec.AutoRec,
+        "macridvae": functools.partial(macridvae.MacridVAE, concepts=7, tau=0.1),
     }[name]
     abstract = nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0), **sizes))
     params = randomised(nnx.to_pure_dict(nnx.state(abstract)))
@@ -583,7 +602,7 @@ def test_binary_is_binary(name):
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES > 0)
 
 
-@pytest.mark.parametrize("name", ["multdae", "multvae", "autorec"])
+@pytest.mark.parametrize("name", (*MULTINOMIAL, "autorec"))
 def test_what_has_no_sigmoid_at_its_end_takes_counts_as_they_are(name):
     lines = lines_of(QUANTITIES)
     network = untrained(name, {"values": "quantity"}, 4)

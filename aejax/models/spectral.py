@@ -206,7 +206,7 @@ class FilterBatch(NamedTuple):
 
 @jax.jit
 def _scores(decoder: jax.Array, batch: FilterBatch) -> jax.Array:
-    return batch.whole + batch.codes @ decoder
+    return jnp.asarray(batch.whole) + jnp.asarray(batch.codes) @ decoder
 
 
 def _evaluate(coefficients: list[float], normal: sp.csr_array, columns: np.ndarray) -> np.ndarray:
@@ -240,8 +240,8 @@ class SpectralFilter:
     def encode(self, histories: Histories) -> FilterBatch:
         """Histories of n customers -> a batch on the host."""
         rows = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
-        whole = np.empty(rows.shape, dtype=np.float32)
-        for start in range(0, rows.shape[0], BAND):
+        whole = np.empty((len(histories), self.normal.shape[1]), dtype=np.float32)
+        for start in range(0, len(histories), BAND):
             columns = sp.csr_array(rows[start : start + BAND].T)
             # A row is short, so the first of the products is sparse.
             similar = self.normal.T @ sp.csr_array(self.normal @ columns).toarray()
