@@ -277,7 +277,9 @@ def right_singular_vectors(matrix: sp.csr_array, count: int) -> np.ndarray:
     return vectors[:count].astype(np.float32)
 
 
-def _assemble(normal: sp.csr_array, vectors: np.ndarray, root: np.ndarray, settings: SpectralSettings) -> SpectralFilter:
+def _assemble(
+    normal: sp.csr_array, vectors: np.ndarray, root: np.ndarray, settings: SpectralSettings
+) -> SpectralFilter:
     """What is stored of a filter, vectors `V'` `[factors, I]` among it -> the filter."""
     whole, low = settings.polynomials()
     low_pass = np.ascontiguousarray(vectors.T)
