@@ -604,6 +604,8 @@ def test_binary_is_binary(name):
 
 @pytest.mark.parametrize("name", (*MULTINOMIAL, "autorec"))
 def test_what_has_no_sigmoid_at_its_end_takes_counts_as_they_are(name):
+@pytest.mark.parametrize("name", ["multdae", "multvae", "macridvae"])
+def test_the_multinomial_models_take_counts_as_they_are(name):
     lines = lines_of(QUANTITIES)
     network = untrained(name, {"values": "quantity"}, 4)
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES)
@@ -670,7 +672,7 @@ def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(na
     assert str(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["vae", "multdae", "multvae"])
+@pytest.mark.parametrize("name", ["vae", "multdae", "multvae", "macridvae"])
 def test_no_hidden_layer_is_a_model_too(name):
     lines = lines_of(QUANTITIES)
     assert np.all(np.isfinite(scores_of(untrained(name, {"hidden": (), "latent_dim": 2}, 4), lines)))
