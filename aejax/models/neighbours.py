@@ -26,11 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from aejax.batching import Batch, densify, pad_rows
+from aejax.batching import Batch, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
 from aejax.models import Family, Range
+from aejax.sparse_weights import SparseItemWeights, scores_of
 
 BLOCK = 512
 
@@ -90,37 +91,6 @@ class RP3BetaSettings:
             raise InputError(f"alpha is {self.alpha:g} and half_life {self.half_life:g}; expected more than 0")
 
 
-@partial(jax.jit, static_argnames="count")
-def _scores(batch: Batch, count: int) -> jax.Array:
-    return densify(batch, count)
-
-
-@dataclasses.dataclass(frozen=True)
-class ItemNeighbours:
-    """Products with the products that they lead to.
-
-    Attributes:
-      weights: `[I, I]`, sparse.
-      settings: of the value transform.
-    """
-
-    weights: sp.csr_array
-    settings: ItemKNNSettings | RP3BetaSettings
-
-    def encode(self, histories: Histories) -> Batch:
-        """Histories of n customers -> their scores above 0, padded, on the host, where sparse products are quick."""
-        own = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
-        return pad_rows(sp.csr_array(own @ self.weights))
-
-    def scores(self, batch: Batch) -> jax.Array:
-        """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _scores(batch, self.weights.shape[1])
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What a run stores of it."""
-        return to_state(self.weights)
-
-
 @partial(jax.jit, static_argnames="k")
 def _largest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return jax.lax.top_k(values, k)
@@ -158,7 +128,7 @@ def _norms(matrix: sp.csr_array, axis: int) -> np.ndarray:
     return np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=axis), dtype=np.float64)).ravel()
 
 
-def fit_itemknn(train: Interactions, settings: ItemKNNSettings) -> ItemNeighbours:
+def fit_itemknn(train: Interactions, settings: ItemKNNSettings) -> SparseItemWeights:
     """Similarities of all products, block by block."""
     matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
     norms = _norms(matrix, 0)
@@ -168,10 +138,10 @@ def fit_itemknn(train: Interactions, settings: ItemKNNSettings) -> ItemNeighbour
         block.data /= norms[row + start] * norms[column] + settings.shrink
         block.data **= settings.power
 
-    return ItemNeighbours(_columns_kept(sp.csr_array(matrix.T), matrix, settings.neighbours, weigh), settings)
+    return SparseItemWeights(_columns_kept(sp.csr_array(matrix.T), matrix, settings.neighbours, weigh), settings)
 
 
-def fit_rp3beta(train: Interactions, settings: RP3BetaSettings) -> ItemNeighbours:
+def fit_rp3beta(train: Interactions, settings: RP3BetaSettings) -> SparseItemWeights:
     """Transition probabilities of all products, block by block."""
     matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
     to_item, to_user = (_transitions(one, settings.alpha) for one in (matrix, sp.csr_array(matrix.T)))
@@ -180,7 +150,7 @@ def fit_rp3beta(train: Interactions, settings: RP3BetaSettings) -> ItemNeighbour
     def weigh(block: sp.coo_array, start: int) -> None:
         block.data /= customers[block.coords[0] + start] ** settings.beta
 
-    return ItemNeighbours(
+    return SparseItemWeights(
         _columns_kept(sp.csr_array(to_item.T), sp.csr_array(to_user.T), settings.neighbours, weigh), settings
     )
 
@@ -196,9 +166,9 @@ def _transitions(matrix: sp.csr_array, alpha: float) -> sp.csr_array:
 
 def restore_items(
     state: Mapping[str, Any], settings: ItemKNNSettings | RP3BetaSettings, *, items: int
-) -> ItemNeighbours:
+) -> SparseItemWeights:
     """The model whose `state()` that was."""
-    return ItemNeighbours(from_state(state, items), settings)
+    return SparseItemWeights(from_state(state, items), settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +195,7 @@ class UserNeighbours:
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _scores(batch, self.matrix.shape[1])
+        return scores_of(batch, self.matrix.shape[1])
 
     def state(self) -> dict[str, np.ndarray]:
         """What a run stores of it."""
