@@ -152,7 +152,7 @@ def test_the_side_is_the_least_work_that_fits(monkeypatch):
     assert solving.choose_side(9_000, 60_000, 810_000, "auto") == "users"
     monkeypatch.setattr(solving.solve, "available_memory", lambda: 1e9)
     with pytest.raises(
-        InputError, match=r"30,000 customers x 41,000 products need 1\d\.\d GB .*1\.0 GB are free.*elsa"
+        InputError, match=r"30,000 customers x 41,000 products need 1\d\.\d GB .*1\.0 GB are free.*gfcf"
     ):
         solving.choose_side(30_000, 41_000, 810_000, "auto")
 

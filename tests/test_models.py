@@ -604,8 +604,6 @@ def test_binary_is_binary(name):
 
 @pytest.mark.parametrize("name", (*MULTINOMIAL, "autorec"))
 def test_what_has_no_sigmoid_at_its_end_takes_counts_as_they_are(name):
-@pytest.mark.parametrize("name", ["multdae", "multvae", "macridvae"])
-def test_the_multinomial_models_take_counts_as_they_are(name):
     lines = lines_of(QUANTITIES)
     network = untrained(name, {"values": "quantity"}, 4)
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES)

@@ -52,7 +52,7 @@ def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
     least = min(order, key=needed.__getitem__)
     raise ResourceError(
         f"{users:,} customers x {items:,} products need {needed[least] / GB:.1f} GB of memory at least, and "
-        f"{free / GB:.1f} GB are free; raise --min-customers, or use --model elsa, which learns a low-rank form of it"
+        f"{free / GB:.1f} GB are free; raise --min-customers, or use --model gfcf, which has no such matrix"
     )
 
 
