@@ -1,4 +1,4 @@
-r"""Spectral filters: `gfcf` and `bspm`, models without training that pass a customer's row through the graph of purchases.
+r"""Spectral filters: `gfcf` and `bspm`, which pass a customer's row through the graph of purchases, without training.
 
 With `R = D_u^-1/2 X D_i^-1/2`, the user-item matrix normalised by the degrees of both sides, the similarity of products
 `P = R' R`, and V the `factors` right singular vectors of R with the largest singular values, both are
@@ -28,6 +28,8 @@ Where we differ, and why:
 
 * The singular vectors come from a randomised range finder with power iterations (Halko, Martinsson and Tropp 2011,
   algorithm 4.4), whose sketch has a fixed key: the models have no randomness to seed.
+  Where the spectrum falls slowly the last of them are not the exact ones: of Gowalla's 448 they span 92%. There `bspm`
+  has a recall@20 of .1926 with them, of .1921 with those of ARPACK, and the authors' of .1920.
 * The low-pass filter of `bspm` is an equation of its own in the paper, `dx/dt = x (D_i^-1/2 V V' D_i^1/2 - 1)`. Here it
   is the Euler step of length 1 that every published setting takes.
 """
@@ -52,7 +54,7 @@ from aejax.models import Choice, Family, Range
 SKETCH_KEY = 0
 OVERSAMPLING = 32
 POWER_ITERATIONS = 12
-BAND = 32  # rows that R is applied to at once: few enough that they stay in the cache
+BAND = 16  # rows that R is applied to at once: few enough that they stay in the cache
 
 SOLVERS = ("euler", "rk4")
 MERGES = ("early", "late")
@@ -205,7 +207,7 @@ class FilterBatch(NamedTuple):
 
 @jax.jit
 def _scores(decoder: jax.Array, batch: FilterBatch) -> jax.Array:
-    return batch.whole + batch.codes @ decoder
+    return jnp.matmul(batch.codes, decoder) + batch.whole
 
 
 def _evaluate(coefficients: list[float], normal: sp.csr_array, columns: np.ndarray) -> np.ndarray:
@@ -239,11 +241,11 @@ class SpectralFilter:
     def encode(self, histories: Histories) -> FilterBatch:
         """Histories of n customers -> a batch on the host."""
         rows = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
-        whole = np.empty(rows.shape, dtype=np.float32)
+        whole = np.empty((rows.shape[0], len(self.root)), dtype=np.float32)
         for start in range(0, rows.shape[0], BAND):
             columns = sp.csr_array(rows[start : start + BAND].T)
             # A row is short, so the first of the products is sparse.
-            similar = self.normal.T @ (self.normal @ columns).toarray()
+            similar = self.normal.T @ sp.csr_array(self.normal @ columns).toarray()
             band = _evaluate(self.whole[1:], self.normal, similar) + self.whole[0] * columns.toarray()
             whole[start : start + BAND] = band.T
         rows.data /= self.root[rows.indices]
@@ -277,7 +279,9 @@ def right_singular_vectors(matrix: sp.csr_array, count: int) -> np.ndarray:
     return vectors[:count].astype(np.float32)
 
 
-def _assemble(normal: sp.csr_array, vectors: np.ndarray, root: np.ndarray, settings: SpectralSettings) -> SpectralFilter:
+def _assemble(
+    normal: sp.csr_array, vectors: np.ndarray, root: np.ndarray, settings: SpectralSettings
+) -> SpectralFilter:
     """What is stored of a filter, vectors `V'` `[factors, I]` among it -> the filter."""
     whole, low = settings.polynomials()
     low_pass = np.ascontiguousarray(vectors.T)
