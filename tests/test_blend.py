@@ -53,7 +53,7 @@ def test_a_blend_is_at_least_its_best_part_on_validation(parts):
     assert sum(weights) == pytest.approx(1.0) and min(weights) >= 0
     fitted = experiment.fit_model("blend", BlendSettings(parts=names), parts, seed=0)
     assert fitted.validation >= max(one.validation for one in alone) - 1e-6
-    record = fitted.log[-1]
+    (record,) = [line for line in fitted.log if line["stage"] == "blend"]
     assert tuple(record["weights"].values()) == weights
     assert record["parts"] == {name: one.validation for name, one in zip(names, alone, strict=True)}
     kept = [(one.model, w, n) for n, (one, w) in enumerate(zip(alone, weights, strict=True)) if w > 0]
