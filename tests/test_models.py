@@ -597,7 +597,6 @@ def test_values_that_a_sigmoid_cannot_reach_are_scaled_per_user_to_1(name, value
 @each_network
 def test_binary_is_binary(name):
     lines = lines_of(QUANTITIES)
-    network = untrained(name, {"hidden_dim": 4} if name == "recvae" else {"hidden": (4,)}, 4)
     network = untrained(name, {}, 4)
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES > 0)
 
