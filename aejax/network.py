@@ -20,32 +20,27 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, user_item_matrix
+from aejax.matrix import ValueSettings, user_item_matrix
 from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings:
+class NetworkSettings(ValueSettings):
     """Settings that every network has.
 
     Attributes:
-      values: value transform of the inputs, one of `aejax.matrix.VALUES`.
-      half_life: days, for `values=recency`.
       batch_size: users in an update.
       learning_rate: of Adam.
       epochs: the most epochs.
       patience: epochs without a better validation NDCG@100 before training stops.
     """
 
-    values: str = "binary"
-    half_life: float = 180.0
     batch_size: int = 500
     learning_rate: float = 1e-3
     epochs: int = 200
     patience: int = 20
 
     def __post_init__(self) -> None:
-        check_values(self.values)
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -53,6 +48,7 @@ class NetworkSettings:
             raise InputError(
                 f"learning_rate is {self.learning_rate} and half_life {self.half_life}; expected more than 0"
             )
+        super().__post_init__()
 
 
 def xavier_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -64,6 +60,11 @@ def xavier_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
         bias_init=jax.nn.initializers.truncated_normal(0.001),
         rngs=rngs,
     )
+
+
+def linear_of_rows(layer: nnx.Linear, batch: batching.Batch) -> jax.Array:
+    """A linear layer over the products `[I, H]` on a batch of rows -> `[B, H]`; see `batching.product`."""
+    return batching.product(batch, layer.kernel[...]) + layer.bias[...][None, :]
 
 
 class ScoringModule(Protocol):

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import scipy.sparse as sp
 
 from aejax.batching import Batch, densify, pad_rows
 from aejax.interactions import Histories
-from aejax.matrix import history_matrix, to_state
-
-
-class ValueSettings(Protocol):
-    """Settings with a value transform."""
-
-    @property
-    def values(self) -> str:
-        """One of `aejax.matrix.VALUES`."""
-        ...
-
-    @property
-    def half_life(self) -> float:
-        """Days, for `values=recency`."""
-        ...
+from aejax.matrix import ValueSettings, to_state
 
 
 @partial(jax.jit, static_argnames="count")
@@ -48,7 +34,7 @@ class SparseItemWeights:
 
     def encode(self, histories: Histories) -> Batch:
         """Histories of n customers -> their scores that are not 0, padded, on the host."""
-        own = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        own = self.settings.history_matrix(histories)
         return pad_rows(sp.csr_array(own @ self.weights))
 
     def scores(self, batch: Batch) -> jax.Array:

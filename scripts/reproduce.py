@@ -5,8 +5,8 @@
 
 Every row runs in a process of its own, whose time and peak memory are its own too, and is written to OUT as it ends: a
 second start goes on with the rows that are missing. Settings come from `scripts/settings/NAME.json` (found on
-validation by `aejax tune`, whose logs lie beside it); rows marked with * have the settings that their paper names
-instead, which were chosen on test.
+validation by `aejax tune`, whose logs lie beside it; a model that is not in it has its defaults); rows marked with *
+have the settings that their paper names instead, which were chosen on test.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from aejax import losses
 from aejax.batching import Batch, densify
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
-from aejax.network import NetworkSettings, fit_and_restore
+from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class AutoRec(nnx.Module):
 
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of B users -> reconstructions `[B, I]`."""
-        return self.decoder(jax.nn.sigmoid(self.encoder(densify(batch, self.items))))
+        return self.decoder(jax.nn.sigmoid(linear_of_rows(self.encoder, batch)))
 
 
 def _loss(

@@ -32,10 +32,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, drop_inputs, product
+from aejax.batching import Batch, densify, drop_inputs
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
-from aejax.network import NetworkSettings, fit_and_restore, xavier_linear
+from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows, xavier_linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class MultAE(nnx.Module):
     def encode(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """A normalised batch -> z_mean and z_log_var `[B, D]`; without a variational code, the code and zeros."""
         first, *rest = self.encoder
-        code = product(batch, first.kernel[...]) + first.bias[...][None, :]
+        code = linear_of_rows(first, batch)
         for layer in rest:
             code = layer(jnp.tanh(code))
         if self.variational:

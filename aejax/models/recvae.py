@@ -45,7 +45,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, drop_inputs
+from aejax.batching import Batch, densify, drop_inputs, product
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
@@ -111,11 +111,11 @@ class Encoder(nnx.Module):
         self.norms = nnx.List([nnx.LayerNorm(hidden_dim, epsilon=NORM_EPSILON, rngs=rngs) for _ in range(LAYERS)])
         self.code = _linear(hidden_dim, 2 * latent_dim, rngs)
 
-    def __call__(self, rows: jax.Array, norm: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Rows `[B, I]` and the norms `[B, 1]` to divide them by -> z_mean and z_log_var, each `[B, D]`."""
+    def __call__(self, batch: Batch, norm: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Rows of B users and the norms `[B, 1]` to divide them by -> z_mean and z_log_var, each `[B, D]`."""
         first = self.layers[0]
         # Scaling after the product spares a second [B, I] array beside the targets.
-        h = self.norms[0](nnx.swish((rows @ first.kernel[...]) / norm + first.bias[...][None]))
+        h = self.norms[0](nnx.swish(product(batch, first.kernel[...]) / norm + first.bias[...][None]))
         before = jnp.zeros_like(h)
         for layer, layer_norm in zip(self.layers[1:], self.norms[1:], strict=True):
             before = before + h
@@ -134,7 +134,7 @@ class RecVAE(nnx.Module):
 
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of B users -> logits `[B, I]` at z = z_mean, without dropout."""
-        return self.decoder(self.encoder(densify(batch, self.items), _norm(batch))[0])
+        return self.decoder(self.encoder(batch, _norm(batch))[0])
 
 
 def _norm(batch: Batch) -> jax.Array:
@@ -185,19 +185,20 @@ def _encoder_loss(
     """Negative log-likelihood of each user plus its weighted KL term, `[B]`; `start` holds the old encoder."""
     del step
     dropout_key, latent_key = jax.random.split(key)
-    rows, norm = densify(batch, module.items), _norm(batch)
-    dropped = densify(drop_inputs(batch, dropout, dropout_key=dropout_key), module.items)
-    posterior = module.encoder(dropped, norm)
+    norm = _norm(batch)
+    posterior = module.encoder(drop_inputs(batch, dropout, dropout_key=dropout_key), norm)
     z = _sample(*posterior, latent_key)
-    kl = composite_kl(z, posterior, start.encoder(rows, norm), mixture_weights=mixture_weights)
-    return losses.multinomial_nll(module.decoder(z), rows) + gamma * batch.values.sum(axis=1) * kl
+    kl = composite_kl(z, posterior, start.encoder(batch, norm), mixture_weights=mixture_weights)
+    return (
+        losses.multinomial_nll(module.decoder(z), densify(batch, module.items)) + gamma * batch.values.sum(axis=1) * kl
+    )
 
 
 def _decoder_loss(module: RecVAE, start: RecVAE, batch: Batch, step: jax.Array, key: jax.Array) -> jax.Array:
     """Negative log-likelihood of each user, `[B]`."""
     del start, step
-    rows = densify(batch, module.items)
-    return losses.multinomial_nll(module.decoder(_sample(*module.encoder(rows, _norm(batch)), key)), rows)
+    z = _sample(*module.encoder(batch, _norm(batch)), key)
+    return losses.multinomial_nll(module.decoder(z), densify(batch, module.items))
 
 
 def _build(settings: RecVAESettings) -> partial[RecVAE]:

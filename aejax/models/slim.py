@@ -49,9 +49,9 @@ import scipy.sparse as sp
 
 from aejax import solve
 from aejax.batching import Batch
-from aejax.errors import InputError, ResourceError
+from aejax.errors import InputError
 from aejax.interactions import Interactions
-from aejax.matrix import check_values, from_state, user_item_matrix
+from aejax.matrix import ValueSettings, from_state, scale_rows
 from aejax.models import Choice, Family, Range
 from aejax.sparse_weights import SparseItemWeights
 
@@ -59,16 +59,13 @@ BLOCK = 512
 OVER_RELAXATION = 1.6
 # The length of a column of weights of which a share of `tolerance` is no matter, however short the column.
 NEGLIGIBLE = 1e-3
-GB = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
-class SlimSettings:
+class SlimSettings(ValueSettings):
     """Settings of `slim`.
 
     Attributes:
-      values: value transform of the rows, one of `aejax.matrix.VALUES`.
-      half_life: days, for `values=recency`.
       l1: the sparser the larger.
       l2: ridge.
       l2_power: the ridge of a product with n customers is `l2 * n ** l2_power`.
@@ -80,8 +77,6 @@ class SlimSettings:
       tolerance: the relative error of the weights at which they end.
     """
 
-    values: str = "binary"
-    half_life: float = 180.0
     l1: float = 1.0
     l2: float = 100.0
     l2_power: float = 0.0
@@ -93,12 +88,12 @@ class SlimSettings:
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_values(self.values)
+        super().__post_init__()
         if not self.l1 >= 0:
             raise InputError(f"l1 is {self.l1:g}; expected 0 or more")
         if not self.l2 >= 1e-6:
             raise InputError(f"l2 is {self.l2:g}; expected 1e-6 or more")
-        for name in ("half_life", "tolerance", "rho"):
+        for name in ("tolerance", "rho"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name):g}; expected more than 0")
         if self.iterations < 1:
@@ -219,7 +214,7 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
       InputError: the system is singular in float32, or the iterations are too few.
       ResourceError: it needs more memory than is free.
     """
-    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = settings.train_matrix(train)
     lengths = np.diff(matrix.indptr)
     inputs = sp.csr_array(matrix[lengths > 0])
     lengths = lengths[lengths > 0].astype(np.float64)
@@ -231,8 +226,7 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
     means = np.zeros(count)
     if settings.center:
         means = np.asarray(inputs.T @ weight) / weight.sum()
-    weighted = sp.csr_array(inputs, copy=True)
-    weighted.data *= np.repeat(np.sqrt(weight), np.diff(inputs.indptr)).astype(np.float32)
+    weighted = scale_rows(inputs, np.sqrt(weight))
     energy = np.asarray(weighted.multiply(weighted).sum(axis=0), dtype=np.float64).ravel() - weight.sum() * means**2
     tie = settings.rho * np.sqrt(ridge * (ridge + np.maximum(energy, 0.0)))
     transposed = sp.csr_array(weighted.T)
@@ -265,10 +259,8 @@ def _check_memory(items: int) -> None:
     """Raises `ResourceError` where the solve does not fit: the inverse in blocks and whole, and then the weights."""
     needed, free = 4 * 4.0 * items * items, solve.available_memory()
     if needed > free:
-        raise ResourceError(
-            f"{items:,} products need {needed / GB:.1f} GB of memory, and {free / GB:.1f} GB are free; raise "
-            "--min-customers, or use --model itemknn, whose weights are sparse too, or gfcf, which has no such matrix"
-        )
+        remedy = "--model itemknn, whose weights are sparse too, or gfcf, which has no such matrix"
+        raise solve.too_little_memory(f"{items:,} products", needed, free, remedy)
 
 
 def restore(state: Mapping[str, Any], settings: SlimSettings, *, items: int) -> SlimWeights:

@@ -48,7 +48,7 @@ from numpy.polynomial import Polynomial
 
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
+from aejax.matrix import ValueSettings, from_state, to_state
 from aejax.models import Choice, Factorisation, Family, Range
 
 SKETCH_KEY = 0
@@ -75,25 +75,19 @@ class Polynomials(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FilterSettings:
+class FilterSettings(ValueSettings):
     """Settings of every spectral filter.
 
     Attributes:
-      values: value transform of the rows, one of `aejax.matrix.VALUES`.
-      half_life: days, for `values=recency`.
       factors: singular vectors of the low-pass filter; there are no more than customers or products.
     """
 
-    values: str = "binary"
-    half_life: float = 180.0
     factors: int = 256
 
     def __post_init__(self) -> None:
-        check_values(self.values)
+        super().__post_init__()
         if self.factors < 1:
             raise InputError(f"factors is {self.factors}; expected 1 or more")
-        if not self.half_life > 0:
-            raise InputError(f"half_life is {self.half_life:g}; expected more than 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +235,7 @@ class SpectralFilter:
 
     def encode(self, histories: Histories) -> FilterBatch:
         """Histories of n customers -> a batch on the host."""
-        rows = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        rows = self.settings.history_matrix(histories)
         whole = np.empty((len(histories), self.normal.shape[1]), dtype=np.float32)
         for start in range(0, len(histories), BAND):
             columns = sp.csr_array(rows[start : start + BAND].T)
@@ -295,7 +289,7 @@ def _assemble(
 
 def _normalised(train: Interactions, settings: FilterSettings) -> tuple[sp.csr_array, np.ndarray]:
     """R and the square root of each product's degree."""
-    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = settings.train_matrix(train)
     matrix = sp.csr_array(matrix[np.diff(matrix.indptr) > 0])
     degree = np.asarray(matrix.sum(axis=0), dtype=np.float64).ravel()
     root = np.sqrt(np.where(degree > 0, degree, 1.0))

@@ -79,7 +79,7 @@ def fit(train: Interactions, settings: EASESettings, factors: Spectrum | None = 
     inputs = system.inputs
     side = choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
     try:
-        return SOLVERS[side](system, settings, factors if settings.dropout == 0.0 else None)
+        return SOLVERS[side](system, settings, factors)
     except (np.linalg.LinAlgError, FloatingPointError):
         raise InputError(f"l2 {settings.l2:g} leaves the system singular in float32; try a larger l2") from None
 

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from aejax.batching import Batch, densify, pad_rows, product
 from aejax.interactions import Histories
-from aejax.matrix import history_matrix, to_state
+from aejax.matrix import to_state
 from aejax.models.linear.settings import EASESettings
 
 
@@ -42,7 +42,7 @@ class ItemWeights:
 
     def encode(self, histories: Histories) -> Batch:
         """Histories of n customers -> a padded batch on the host."""
-        return pad_rows(history_matrix(histories, self.settings.values, half_life=self.settings.half_life))
+        return pad_rows(self.settings.history_matrix(histories))
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
@@ -63,7 +63,7 @@ class UserBatch(NamedTuple):
 
     Attributes:
       row: the customers' rows, scaled by `n ** item_power`.
-      overlap: `[B, U]`, c of the module's docstring.
+      overlap: `[B, U]`, c of the package's docstring.
     """
 
     row: Batch
@@ -95,7 +95,7 @@ class UserWeights:
 
     def encode(self, histories: Histories) -> UserBatch:
         """Histories of n customers -> a batch on the host."""
-        matrix = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        matrix = self.settings.history_matrix(histories)
         matrix.data *= self.scale[matrix.indices]
         overlap = np.asarray((matrix @ self.rows.T).toarray(), dtype=np.float32)
         return UserBatch(pad_rows(matrix), overlap)  # pyright: ignore[reportArgumentType] (host until jitted)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from aejax.errors import InputError, nearest
-from aejax.matrix import check_values
+from aejax.matrix import ValueSettings, check_values
 
 SIDES = ("auto", "items", "users")
 
 
 @dataclasses.dataclass(frozen=True)
-class EASESettings:
+class EASESettings(ValueSettings):
     """Settings of a linear autoencoder.
 
     Attributes:
-      values: value transform of the inputs, one of `aejax.matrix.VALUES`.
-      half_life: days, for `values=recency`.
       targets: value transform of what is predicted; None: that of the inputs.
       l2: ridge.
       l2_power: the ridge of a product with n customers is `l2 * n ** l2_power`.
@@ -27,8 +25,6 @@ class EASESettings:
       side: `items`, `users`, or `auto` for the smaller one.
     """
 
-    values: str = "binary"
-    half_life: float = 180.0
     targets: str | None = None
     l2: float = 500.0
     l2_power: float = 0.0
@@ -39,8 +35,8 @@ class EASESettings:
     side: str = "auto"
 
     def __post_init__(self) -> None:
-        for values in (self.values, self.targets or self.values):
-            check_values(values)
+        super().__post_init__()
+        check_values(self.targets or self.values)
         if not self.l2 >= 1e-6 or not self.half_life > 0:
             raise InputError(
                 f"l2 is {self.l2:g} and half_life {self.half_life:g}; expected 1e-6 or more, and more than 0"

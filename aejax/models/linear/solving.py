@@ -14,15 +14,13 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from aejax import solve
-from aejax.errors import ResourceError
 from aejax.interactions import Interactions
-from aejax.matrix import to_state, user_item_matrix
+from aejax.matrix import scale_rows, to_state, user_item_matrix
 from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import EASESettings
 
 # A row that is read costs a CPU's memory as much time as this many multiplications of a row cost its cores.
 CELLS_PER_ROW_READ = 50
-GB = 1e9
 # Up to this many rows a side is solved in float64: its diagonal is a small difference from 1.
 EXACT = 4096
 # Products that are multiplied out at once.
@@ -50,10 +48,8 @@ def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
         if needed[side] <= free:
             return side
     least = min(order, key=needed.__getitem__)
-    raise ResourceError(
-        f"{users:,} customers x {items:,} products need {needed[least] / GB:.1f} GB of memory at least, and "
-        f"{free / GB:.1f} GB are free; raise --min-customers, or use --model gfcf, which has no such matrix"
-    )
+    remedy = "--model gfcf, which has no such matrix"
+    raise solve.too_little_memory(f"{users:,} customers x {items:,} products", needed[least], free, remedy)
 
 
 class System(NamedTuple):
@@ -76,14 +72,14 @@ class System(NamedTuple):
 
 def make_system(train: Interactions, settings: EASESettings) -> System:
     """The weighted matrix with its ridge."""
-    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = settings.train_matrix(train)
     lengths = np.diff(matrix.indptr)
     kept = lengths > 0
     root_weight = lengths[kept].astype(np.float64) ** (-0.5 * settings.user_power)
-    inputs = targets = _scale_rows(matrix[kept], root_weight)
+    inputs = targets = scale_rows(matrix[kept], root_weight)
     if settings.targets not in (None, settings.values):
         other = user_item_matrix(train, str(settings.targets), half_life=settings.half_life)
-        targets = _scale_rows(other[kept], root_weight)
+        targets = scale_rows(other[kept], root_weight)
     customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
     energy = np.asarray(inputs.multiply(inputs).sum(axis=0), dtype=np.float64).ravel()
     direction = customers**settings.l2_power
@@ -120,12 +116,6 @@ def spectrum(system: System, settings: EASESettings) -> Spectrum | None:
     gram = scaled.T @ scaled if side == "items" else scaled @ scaled.T
     values, vectors = scipy.linalg.eigh(gram.toarray(), overwrite_a=True, check_finite=False)
     return Spectrum(vectors, np.maximum(values, 0.0))
-
-
-def _scale_rows(matrix: sp.csr_array, factor: np.ndarray) -> sp.csr_array:
-    scaled = sp.csr_array(matrix, dtype=np.float32, copy=True)
-    scaled.data *= np.repeat(factor, np.diff(matrix.indptr)).astype(np.float32)
-    return scaled
 
 
 def _multiplier(own: np.ndarray, diagonal: np.ndarray, xi: float) -> np.ndarray:
