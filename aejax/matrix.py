@@ -13,6 +13,7 @@ from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
 
 VALUES = ("binary", "quantity", "log1p-quantity", "orders", "log1p-orders", "recency")
+MOST_POWER = 4
 
 
 def check_values(values: str) -> None:
@@ -91,6 +92,15 @@ class ValueSettings:
     def history_matrix(self, histories: Histories) -> sp.csr_array:
         """Histories of n customers -> their user-item matrix `[n, I]`."""
         return history_matrix(histories, self.values, half_life=self.half_life)
+
+
+def check_powers(settings: ValueSettings, *names: str) -> None:
+    """Raises `InputError` where a power of a number of customers or products could leave the range of float32."""
+    for name in names:
+        if not -MOST_POWER <= getattr(settings, name) <= MOST_POWER:
+            raise InputError(
+                f"{name} is {getattr(settings, name):g}; expected -{MOST_POWER} to {MOST_POWER}, as a power of counts"
+            )
 
 
 def scale_rows(matrix: sp.csr_array, factor: np.ndarray) -> sp.csr_array:

@@ -55,7 +55,7 @@ OPTIONS = [
 @pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_every_side_equals_the_dense_twin(tiny_lines, settings, side, by_rows, monkeypatch):
-    monkeypatch.setattr(linear, "choose_side", lambda *sizes: side)
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     monkeypatch.setattr(solving, "CELLS_PER_ROW_READ", 0 if by_rows else 1000)
     monkeypatch.setattr(solving.solve, "BLOCK", 8)
     monkeypatch.setattr(solving, "EXACT", 0 if by_rows else 4096)
@@ -70,9 +70,9 @@ def test_every_side_equals_the_dense_twin(tiny_lines, settings, side, by_rows, m
 @pytest.mark.parametrize("settings", [option for option in OPTIONS if not option.dropout])
 @pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
 def test_the_eigenvectors_of_one_ridge_serve_another(tiny_lines, settings, side, monkeypatch):
-    for module in (linear, solving):
-        monkeypatch.setattr(module, "choose_side", lambda *sizes: side)
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     factors = linear.factorise(tiny_lines, dataclasses.replace(settings, l2=1000.0))
+    monkeypatch.setattr(solving, "choose_side", None)  # memory was freed since: the factors know their side
     monkeypatch.setattr(solving.solve, "inverse_panels", None)
     monkeypatch.setattr(solving.scipy.linalg, "cho_factor", None)
     model = linear.fit(tiny_lines, settings, factors)
@@ -98,7 +98,7 @@ def test_every_option_changes_the_scores(tiny_lines):
 def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(
     tiny_lines, side, settings, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(linear, "choose_side", lambda *sizes: side)
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     monkeypatch.setattr(solving.solve, "BLOCK", 8)
     monkeypatch.setattr(solving, "EXACT", 0)
     lines = tiny_lines.take(tiny_lines.user != 3)
@@ -123,7 +123,7 @@ def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_arr
 @pytest.mark.parametrize("l2", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("side", ["users", "users-to-items", "items"])
 def test_a_weak_ridge_is_solved_exactly(tiny_lines, l2, side, monkeypatch):
-    monkeypatch.setattr(linear, "choose_side", lambda *sizes: side)
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     settings = EASESettings(l2=l2, values="quantity")
     scores = np.asarray(linear.fit(tiny_lines, settings).scores(_encoded(tiny_lines, settings)))
     expected = slow_twin(tiny_lines, settings)
@@ -136,7 +136,7 @@ def _encoded(lines, settings):
 
 def test_what_float32_cannot_tell_apart_is_refused(tiny_lines, monkeypatch):
     monkeypatch.setattr(solving, "EXACT", 0)
-    monkeypatch.setattr(linear, "choose_side", lambda *sizes: "users")
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
     with pytest.raises(InputError, match="leaves the system singular in float32; try a larger l2"):
         linear.fit(tiny_lines, EASESettings(l2=1e-5, values="quantity"))
 
@@ -199,6 +199,9 @@ def test_a_matrix_that_is_not_positive_definite_is_refused():
         ({"l2": -1.0}, "l2 is -1"),
         ({"dropout": 1.0}, "dropout is 1"),
         ({"xi": -0.1}, "xi -0.1"),
+        ({"l2_power": 400.0}, "l2_power is 400; expected -4 to 4"),
+        ({"user_power": -900.0}, "user_power is -900"),
+        ({"item_power": float("nan")}, "item_power is nan"),
         ({"side": "item"}, 'did you mean "items"'),
         ({"targets": "order"}, 'did you mean "orders"'),
     ],

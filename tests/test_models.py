@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from flax import nnx
 
 from aejax import batching
@@ -342,6 +343,27 @@ def layers(state: dict[Any, Any]) -> list[dict[str, Any]]:
 
 def module_of(network: Any) -> Any:
     return nnx.merge(network.graphdef, network.params)
+
+
+@pytest.mark.parametrize("name", (*MULTINOMIAL, "autorec"))
+def test_a_large_catalogue_is_read_by_rows_to_the_same_scores_and_gradients(name, monkeypatch):
+    items = 40
+    network = untrained(name, {}, items)
+    rng = np.random.default_rng(3)
+    batch = batching.pad_rows(sp.csr_array(np.where(rng.random((3, items)) < 0.2, 1.0, 0.0).astype(np.float32)))
+
+    def total(params: Any) -> tuple[jax.Array, jax.Array]:
+        scores = nnx.merge(network.graphdef, params)(batch)
+        return jnp.tanh(scores).sum(), scores
+
+    found = {}
+    for share in (0.0, 100.0):  # none by rows, all by rows
+        monkeypatch.setattr(batching, "LONGEST_SHARE", share)
+        program = str(jax.make_jaxpr(lambda params: total(params)[1])(network.params))
+        assert (("while" in program) or ("_sum_of_rows" in program)) == (share > 0)
+        found[share] = jax.grad(total, has_aux=True)(network.params)
+    for one, other in zip(*(jax.tree.leaves(found[share]) for share in found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(one).max()))
 
 
 HISTORIES = np.array([[2, 0, 1, 0, 0, 3, 0], [0, 0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 4, 0, 0, 4, 0, 0]])

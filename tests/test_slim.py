@@ -154,6 +154,8 @@ def test_what_does_not_fit_is_refused_before_it_is_tried(tiny_lines, monkeypatch
         ({"rho": 0.0}, "rho is 0; expected more than 0"),
         ({"tolerance": 0.0}, "tolerance is 0"),
         ({"half_life": -2.0}, "half_life is -2"),
+        ({"l2_power": -30.0}, "l2_power is -30; expected -4 to 4"),
+        ({"user_power": -400.0}, "user_power is -400"),
         ({"iterations": 0}, "iterations is 0"),
         ({"values": "order"}, 'did you mean "orders"'),
     ],

@@ -139,6 +139,8 @@ def test_more_factors_than_products_are_all_there_are(tiny_lines):
         (BSPMSettings, {"blur_solver": "rk5"}, 'blur_solver is "rk5"; did you mean "rk4"'),
         (BSPMSettings, {"sharpen_solver": "eulers"}, 'sharpen_solver is "eulers"; did you mean "euler"'),
         (BSPMSettings, {"merge": "lately"}, 'merge is "lately"; did you mean "late"'),
+        (BSPMSettings, {"sharpen_steps": 101}, "sharpen_steps 101; expected 1 or more, and 100 or less"),
+        (BSPMSettings, {"sharpen_time": 1e30}, "sharpen_time 1e\\+30; expected 100 or less"),
         (BSPMSettings, {"points": "means"}, 'points is "means"; did you mean "mean"'),
     ],
 )

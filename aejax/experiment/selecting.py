@@ -67,10 +67,11 @@ class Selected:
 
 
 class Factorised:
-    """The factorisations of one train part: the last one of each model is kept for the settings that share it."""
+    """The last factorisation of one train part, for the settings of a model that share it."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[tuple[Any, ...], Any]] = {}
+        self._key: tuple[Any, ...] | None = None
+        self._factors: Any = None
 
     def fit(self, name: str, train: Interactions, settings: Any) -> Model:
         """Fit a closed form or a rule."""
@@ -78,11 +79,11 @@ class Factorised:
         shared = family.factorisation
         if shared is None:
             return family.fit(train, settings)
-        key = tuple(getattr(settings, setting) for setting in shared.depends)
-        if name not in self._kept or self._kept[name][0] != key:
-            self._kept.pop(name, None)  # before the next one needs the memory
-            self._kept[name] = key, shared.make(train, settings)
-        return family.fit(train, settings, factors=self._kept[name][1])
+        key = (name, *(getattr(settings, setting) for setting in shared.depends))
+        if self._key != key:
+            self._factors = None  # before the next one needs the memory
+            self._key, self._factors = key, shared.make(train, settings)
+        return family.fit(train, settings, factors=self._factors)
 
 
 def select(

@@ -16,7 +16,7 @@ Where we differ, and why:
   column: a new customer would change every input and have no row to encode.
 * entries that a customer does not have count too, as 0, with the weight `unobserved`; 0 is the paper's objective.
   Purchases are all ones, and over the ones alone the constant 1 is a perfect reconstruction that ranks nothing.
-* 100 hidden units where the paper has 500, which is less accurate on the purchases of MovieLens-100k.
+* 100 hidden units where the paper has 500.
 * Adam in batches in place of resilient propagation, and early stopping.
 """
 

@@ -33,8 +33,7 @@ Where we differ, and why:
   stays below 1, and `tau` of .025 or more keeps it above the smallest float32.
 * the product of eq. 7 is taken with the rows c_ik t_i and divided afterwards: the same, and no gradient needs a [B, I]
   array of its own.
-* memory: concepts are folded one after the other, and what is [B, I] of a concept is computed again for its gradient:
-  a third of the memory for no more time.
+* memory: concepts are folded one after the other, and what is [B, I] of a concept is computed again for its gradient.
 * the last, smaller batch of an epoch is trained like the others, its mean taken over the users it has.
 """
 

@@ -28,8 +28,8 @@ Where we differ, and why:
   Neither knows anything yet, and so no second encoder is stored.
 * from the program: the decoder's passes leave out the KL term, in which the decoder has no part.
 * the last, smaller batch of a pass is trained like the others, its mean taken over the users it has.
-* gamma defaults to .005, which the authors use for MovieLens-20M; the program has no default. Its other choice, one
-  weight of the KL term for all users, is left out: the paper finds it worse.
+* gamma defaults to .005; the program has no default. Its other choice, one weight of the KL term for all users, is
+  left out.
 * training stops by validation, as that of every network here; the authors run a given number of epochs.
 """
 

@@ -25,13 +25,13 @@ Where we differ, and why:
 * the paper runs a fixed, small number of iterations; here they go on to `tolerance`, and it is an error if `iterations`
   are too few: what an unfinished solution scores depends on rho. The error of the weights is judged by the primal
   residual `|B - C|`, and by the dual residual `R |C - C_before|` over L, the least curvature of the objective, both
-  relative to `|C|`. Against solutions run to the end it was right within a factor of 2.
+  relative to `|C|`. It errs on the safe side: the error against solutions run to the end is below it.
 * the paper's rho is a number; here `R = rho * sqrt(L (L + diag(X' W X)))` is one per product, the geometric mean of the
   least and of the steepest curvature that its weights meet. The number that suits popular products is too large for
   the others, where the ridge follows popularity by a factor of 10 in iterations. R changes how long the solution takes
   and not the solution.
 * over-relaxation by 1.6 (Boyd et al. 2011, Distributed Optimization and Statistical Learning via the Alternating
-  Direction Method of Multipliers, section 3.4.3) saves a third of the iterations.
+  Direction Method of Multipliers, section 3.4.3).
 * columns of B are problems of their own, so they are solved `BLOCK` at a time: one matrix `[I, I]` is held, not four.
 """
 
@@ -51,7 +51,7 @@ from aejax import solve
 from aejax.batching import Batch
 from aejax.errors import InputError
 from aejax.interactions import Interactions
-from aejax.matrix import ValueSettings, from_state, scale_rows
+from aejax.matrix import ValueSettings, check_powers, from_state, scale_rows
 from aejax.models import Choice, Family, Range
 from aejax.sparse_weights import SparseItemWeights
 
@@ -96,6 +96,7 @@ class SlimSettings(ValueSettings):
         for name in ("tolerance", "rho"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name):g}; expected more than 0")
+        check_powers(self, "l2_power", "user_power")
         if self.iterations < 1:
             raise InputError(f"iterations is {self.iterations}; expected 1 or more")
 

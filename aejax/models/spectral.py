@@ -17,9 +17,8 @@ which would scale all of a customer's scores alike.
   Runge-Kutta method of order 4 in 4 stages. The low-pass filter, weighted by `beta`, joins before the sharpening
   (`merge=early`: g is beta times the sharpening's polynomial) or behind it (`merge=late`: g = beta).
 
-The defaults of `bspm` are the authors' for Gowalla. Theirs for Yelp2018 are `factors=384`, `beta=0.3`,
-`sharpen_time=1.2`, `sharpen_solver=euler`, `points=mean`; for Amazon-book `beta=0`, `sharpen_time=2.2`,
-`sharpen_steps=2`.
+The defaults of `bspm` are the authors' for a catalogue of tens of thousands of products; small data want far fewer
+`factors`, so tune it.
 
 P is never formed: it is applied as two products with the sparse R. `V' D_i^1/2 g(P)` does not depend on the customer
 and is made once, so `merge=early` costs no more than `late`.
@@ -28,8 +27,8 @@ Where we differ, and why:
 
 * The singular vectors come from a randomised range finder with power iterations (Halko, Martinsson and Tropp 2011,
   algorithm 4.4), whose sketch has a fixed key: the models have no randomness to seed.
-  Where the spectrum falls slowly the last of them are not the exact ones: of Gowalla's 448 they span 92%. There `bspm`
-  has a recall@20 of .1926 with them, of .1921 with those of ARPACK, and the authors' of .1920.
+  Where the spectrum falls slowly the last of them are not the exact ones, and scores differ a little from those that
+  exact vectors give.
 * The low-pass filter of `bspm` is an equation of its own in the paper, `dx/dt = x (D_i^-1/2 V V' D_i^1/2 - 1)`. Here it
   is the Euler step of length 1 that every published setting takes.
 """
@@ -55,6 +54,8 @@ SKETCH_KEY = 0
 OVERSAMPLING = 32
 POWER_ITERATIONS = 12
 MOST_FACTORS = 512  # that a search tries
+MOST_STEPS = 100  # the highest power of a polynomial that NumPy takes
+MOST_TIME = 100  # beyond it the powers leave float32
 BAND = 16  # rows that R is applied to at once: few enough that they stay in the cache
 
 SOLVERS = ("euler", "rk4")
@@ -144,9 +145,14 @@ class BSPMSettings(FilterSettings):
                 f"beta is {self.beta:g}, blur_time {self.blur_time:g} and sharpen_time {self.sharpen_time:g}; expected "
                 "blur_time above 0 and the others 0 or more"
             )
-        if self.blur_steps < 1 or self.sharpen_steps < 1:
+        if max(self.blur_time, self.sharpen_time) > MOST_TIME:
             raise InputError(
-                f"blur_steps is {self.blur_steps} and sharpen_steps {self.sharpen_steps}; expected 1 or more"
+                f"blur_time is {self.blur_time:g} and sharpen_time {self.sharpen_time:g}; expected {MOST_TIME} or less"
+            )
+        if not 1 <= min(self.blur_steps, self.sharpen_steps) <= max(self.blur_steps, self.sharpen_steps) <= MOST_STEPS:
+            raise InputError(
+                f"blur_steps is {self.blur_steps} and sharpen_steps {self.sharpen_steps}; expected 1 or more, and "
+                f"{MOST_STEPS} or less"
             )
         for name, options in {
             "blur_solver": SOLVERS,

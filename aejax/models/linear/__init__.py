@@ -55,9 +55,9 @@ from aejax.models.linear.solving import (
     SOLVERS,
     Spectrum,
     UserSolution,
-    choose_side,
     make_system,
     multiplied_out,
+    side_of,
     spectrum,
 )
 
@@ -76,8 +76,7 @@ def fit(train: Interactions, settings: EASESettings, factors: Spectrum | None = 
       ResourceError: no side fits in memory; said before anything is allocated.
     """
     system = make_system(train, settings)
-    inputs = system.inputs
-    side = choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
+    side = side_of(system, settings) if factors is None else factors.side
     try:
         return SOLVERS[side](system, settings, factors)
     except (np.linalg.LinAlgError, FloatingPointError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from aejax.errors import InputError, nearest
-from aejax.matrix import ValueSettings, check_values
+from aejax.matrix import ValueSettings, check_powers, check_values
 
 SIDES = ("auto", "items", "users")
 
@@ -43,6 +43,7 @@ class EASESettings(ValueSettings):
             )
         if not 0.0 <= self.dropout < 1.0 or not 0.0 <= self.xi < 1.0:
             raise InputError(f"dropout is {self.dropout:g} and xi {self.xi:g}; expected 0 or more and less than 1")
+        check_powers(self, "l2_power", "item_power", "user_power")
         if self.side not in SIDES:
             raise InputError(f'side is "{self.side}"; {nearest(self.side, SIDES)}')
 

@@ -87,16 +87,24 @@ def make_system(train: Interactions, settings: EASESettings) -> System:
     return System(inputs, targets, direction, ridge, customers**settings.item_power)
 
 
+def side_of(system: System, settings: EASESettings) -> str:
+    """`choose_side` for a system."""
+    inputs = system.inputs
+    return choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
+
+
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
     """Eigenvectors of a side in coordinates in which its ridge is l2 times the identity: `Xw D^-1 Xw'`, `[U, U]`, or
     `D^-1/2 Xw' Xw D^-1/2`, `[I, I]`, in float64.
 
     Attributes:
+      side: as `choose_side` names it.
       vectors: `[n, n]`, a column each.
       values: `[n]`.
     """
 
+    side: str
     vectors: np.ndarray
     values: np.ndarray
 
@@ -106,16 +114,15 @@ class Spectrum:
 
 
 def spectrum(system: System, settings: EASESettings) -> Spectrum | None:
-    """The eigenvectors of the side that `fit` solves; None beyond `EXACT` rows."""
-    inputs = system.inputs
-    side = choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
+    """The eigenvectors of the side that is solved; None beyond `EXACT` rows."""
+    inputs, side = system.inputs, side_of(system, settings)
     if inputs.shape[1 if side == "items" else 0] > EXACT:
         return None
     scaled = sp.csr_array(inputs, dtype=np.float64, copy=True)
     scaled.data /= np.sqrt(system.direction)[scaled.indices]
     gram = scaled.T @ scaled if side == "items" else scaled @ scaled.T
     values, vectors = scipy.linalg.eigh(gram.toarray(), overwrite_a=True, check_finite=False)
-    return Spectrum(vectors, np.maximum(values, 0.0))
+    return Spectrum(side, vectors, np.maximum(values, 0.0))
 
 
 def _multiplier(own: np.ndarray, diagonal: np.ndarray, xi: float) -> np.ndarray:
