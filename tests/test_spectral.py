@@ -116,8 +116,18 @@ def test_singular_vectors_of_a_slowly_falling_spectrum():
     right = np.linalg.qr(rng.normal(size=(200, 200)))[0]
     matrix = (left * np.linspace(1.0, 0.2, 200)) @ right.T
     found = spectral.right_singular_vectors(sp.csr_array(matrix.astype(np.float32)), 20)
-    overlap = np.abs(found @ right[:, :20])
-    np.testing.assert_allclose(np.diag(overlap), 1.0, atol=1e-2)
+    np.testing.assert_allclose(np.abs(found @ right[:, :20]), np.eye(20), atol=1e-5)
+    np.testing.assert_array_equal(found, spectral.right_singular_vectors(sp.csr_array(matrix.astype(np.float32)), 20))
+
+
+@pytest.mark.parametrize("count", [4, 11, 12])
+def test_singular_vectors_of_equal_groups_of_customers(count):
+    """Every singular value four times, and most of them 0."""
+    matrix = np.kron(np.eye(4), np.outer(np.ones(5), [1.0, 2.0, 2.0]))
+    found = spectral.right_singular_vectors(sp.csr_array(matrix.astype(np.float32)), count)
+    np.testing.assert_allclose(found @ found.T, np.eye(count), atol=1e-6)
+    groups = np.kron(np.eye(4), np.array([[1.0, 2.0, 2.0]]) / 3)
+    np.testing.assert_allclose(found[:4].T @ found[:4], groups.T @ groups, atol=1e-6)
 
 
 def test_more_factors_than_products_are_all_there_are(tiny_lines):
