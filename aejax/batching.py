@@ -15,6 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 
 Encoded = TypeVar("Encoded")
+# Rows are read one by one where their padded length, which is many times the usual one, is this small a share of I.
+LONGEST_SHARE = 1 / 8
 
 
 class Batch(NamedTuple):
@@ -124,6 +126,64 @@ def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:
     """Hide a share `rate` of each user's items and scale the rest by 1 / (1 - rate)."""
     kept = jax.random.bernoulli(dropout_key, 1.0 - rate, batch.values.shape)
     return batch._replace(values=jnp.where(kept, batch.values / (1.0 - rate), 0.0))
+
+
+def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> jax.Array:
+    """The rows of a batch times a matrix `[I, D]` -> `[B, D]`, differentiable in the values and the matrix.
+
+    Args:
+      batch: rows; its items of one row differ.
+      matrix: `[I, D]`.
+      by_rows: read only the rows of the matrix that a customer's items name, one by one, instead of multiplying dense
+        rows: what is quick on a CPU for short histories. None: on a CPU where the padded length is a small share of I.
+    """
+    if by_rows is None:
+        by_rows = batch.items.shape[1] < LONGEST_SHARE * matrix.shape[0]
+    if by_rows and jax.default_backend() == "cpu":
+        return _sum_of_rows(jnp.asarray(batch.items), jnp.asarray(batch.values), matrix)
+    return densify(batch, matrix.shape[0]) @ matrix
+
+
+@jax.custom_vjp
+def _sum_of_rows(items: jax.Array, values: jax.Array, matrix: jax.Array) -> jax.Array:
+    def one(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+        own, weight = row
+
+        def add(position: jax.Array, total: jax.Array) -> jax.Array:
+            return total + weight[position] * matrix[own[position]]
+
+        return jax.lax.fori_loop(0, _count(own, matrix), add, jnp.zeros(matrix.shape[1], matrix.dtype))
+
+    return jax.lax.map(one, (items, values))
+
+
+def _count(own: jax.Array, matrix: jax.Array) -> jax.Array:
+    """How many of a padded row's items are there; they stand before the padding."""
+    return (own < matrix.shape[0]).sum()
+
+
+def _forward(items: jax.Array, values: jax.Array, matrix: jax.Array):
+    return _sum_of_rows(items, values, matrix), (items, values, matrix)
+
+
+def _backward(kept: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array):
+    items, values, matrix = kept
+
+    def of_row(row: jax.Array, total: jax.Array) -> jax.Array:
+        def add(position: jax.Array, total: jax.Array) -> jax.Array:
+            return total.at[items[row, position]].add(values[row, position] * gradient[row])
+
+        return jax.lax.fori_loop(0, _count(items[row], matrix), add, total)
+
+    rows = matrix.at[items].get(mode="fill", fill_value=0)  # dropped by the compiler where no one asks for it
+    return (
+        None,
+        jnp.einsum("bld,bd->bl", rows, gradient),
+        jax.lax.fori_loop(0, items.shape[0], of_row, jnp.zeros_like(matrix)),
+    )
+
+
+_sum_of_rows.defvjp(_forward, _backward)
 
 
 def scoring_chunk(count: int) -> int:

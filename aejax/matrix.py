@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
 
 VALUES = ("binary", "quantity", "log1p-quantity", "orders", "log1p-orders", "recency")
+MOST_POWER = 4
 
 
 def check_values(values: str) -> None:
@@ -64,6 +66,48 @@ def user_item_matrix(
 def history_matrix(histories: Histories, values: str = "binary", *, half_life: float = 180.0) -> sp.csr_array:
     """Histories of n customers -> their user-item matrix `[n, I]`; ages count to each customer's own cut."""
     return user_item_matrix(histories.lines, values, as_of=histories.as_of, half_life=half_life)
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueSettings:
+    """Settings of every model that reads a user-item matrix: the transform is the same for train and for histories.
+
+    Attributes:
+      values: value transform, one of `VALUES`.
+      half_life: days, for `values=recency`.
+    """
+
+    values: str = "binary"
+    half_life: float = 180.0
+
+    def __post_init__(self) -> None:
+        check_values(self.values)
+        if not self.half_life > 0:
+            raise InputError(f"half_life is {self.half_life}; expected more than 0")
+
+    def train_matrix(self, train: Interactions) -> sp.csr_array:
+        """Purchases to learn from -> their user-item matrix `[U, I]`."""
+        return user_item_matrix(train, self.values, half_life=self.half_life)
+
+    def history_matrix(self, histories: Histories) -> sp.csr_array:
+        """Histories of n customers -> their user-item matrix `[n, I]`."""
+        return history_matrix(histories, self.values, half_life=self.half_life)
+
+
+def check_powers(settings: ValueSettings, *names: str) -> None:
+    """Raises `InputError` where a power of a number of customers or products could leave the range of float32."""
+    for name in names:
+        if not -MOST_POWER <= getattr(settings, name) <= MOST_POWER:
+            raise InputError(
+                f"{name} is {getattr(settings, name):g}; expected -{MOST_POWER} to {MOST_POWER}, as a power of counts"
+            )
+
+
+def scale_rows(matrix: sp.csr_array, factor: np.ndarray) -> sp.csr_array:
+    """A float32 copy of the matrix, each row times its factor `[U]`."""
+    scaled = sp.csr_array(matrix, dtype=np.float32, copy=True)
+    scaled.data *= np.repeat(factor, np.diff(matrix.indptr)).astype(np.float32)
+    return scaled
 
 
 def to_state(matrix: sp.csr_array) -> dict[str, np.ndarray]:

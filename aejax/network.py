@@ -7,7 +7,7 @@ arrays) and merged again inside jitted functions. No module stores a key.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,32 +20,27 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, user_item_matrix
-from aejax.training import Progress, init_progress, init_state, make_epoch, run_epochs
+from aejax.matrix import ValueSettings, user_item_matrix
+from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings:
+class NetworkSettings(ValueSettings):
     """Settings that every network has.
 
     Attributes:
-      values: value transform of the inputs, one of `aejax.matrix.VALUES`.
-      half_life: days, for `values=recency`.
       batch_size: users in an update.
       learning_rate: of Adam.
       epochs: the most epochs.
       patience: epochs without a better validation NDCG@100 before training stops.
     """
 
-    values: str = "binary"
-    half_life: float = 180.0
     batch_size: int = 500
     learning_rate: float = 1e-3
     epochs: int = 200
     patience: int = 20
 
     def __post_init__(self) -> None:
-        check_values(self.values)
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -53,6 +48,23 @@ class NetworkSettings:
             raise InputError(
                 f"learning_rate is {self.learning_rate} and half_life {self.half_life}; expected more than 0"
             )
+        super().__post_init__()
+
+
+def xavier_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer as Liang et al. (2018) begin it: kernel Xavier uniform, bias truncated normal, deviation .001."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        kernel_init=jax.nn.initializers.xavier_uniform(),
+        bias_init=jax.nn.initializers.truncated_normal(0.001),
+        rngs=rngs,
+    )
+
+
+def linear_of_rows(layer: nnx.Linear, batch: batching.Batch) -> jax.Array:
+    """A linear layer over the products `[I, H]` on a batch of rows -> `[B, H]`; see `batching.product`."""
+    return batching.product(batch, layer.kernel[...]) + layer.bias[...][None, :]
 
 
 class ScoringModule(Protocol):
@@ -125,7 +137,7 @@ def _with_layer_numbers(state: Any) -> Any:
 
 def fit_network(
     build: Callable[..., nnx.Module],
-    loss: Callable[..., jax.Array],
+    loss: Callable[..., jax.Array] | Sequence[Phase],
     train: Interactions,
     settings: NetworkSettings,
     *,
@@ -139,7 +151,8 @@ def fit_network(
 
     Args:
       build: `build(items, rngs=...)` makes the module.
-      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each user.
+      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each user; or the phases of an epoch, where a loss
+        is `loss(module, start, batch, step, key)` and `start` the module as it was when the epoch began.
       train: purchases.
       settings: the network's settings.
       key: for initialisation and training.
@@ -163,8 +176,13 @@ def fit_network(
     rows, length = batching.sparse_rows(matrix)
     optimizer = optax.adam(settings.learning_rate)
 
-    def merged_loss(params: dict[str, Any], batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
-        return loss(nnx.merge(graphdef, params), batch, step, key)
+    def merged(phase: Phase) -> Phase:
+        def loss(params: dict[str, Any], start: dict[str, Any], *example: Any) -> jax.Array:
+            return phase.loss(nnx.merge(graphdef, params), nnx.merge(graphdef, start), *example)
+
+        return dataclasses.replace(phase, loss=loss)
+
+    phases = [merged(phase) for phase in (single_phase(loss) if callable(loss) else loss)]
 
     epoch = make_epoch(
         rows,
@@ -172,7 +190,7 @@ def fit_network(
         items=items,
         length=length,
         batch_size=min(settings.batch_size, matrix.shape[0]),
-        loss=merged_loss,
+        phases=phases,
         optimizer=optimizer,
     )
 
@@ -181,7 +199,7 @@ def fit_network(
 
     progress = run_epochs(
         epoch,
-        resume(init_progress(init_state(params, optimizer))),
+        resume(init_progress(init_state(params, optimizer, [phase.part for phase in phases]))),
         key=train_key,
         epochs=settings.epochs,
         patience=settings.patience,
@@ -199,7 +217,7 @@ def _lower(learning_rate: float) -> str:
 
 def fit_and_restore(
     build: Callable[[Any], Callable[..., nnx.Module]],
-    loss: Callable[[Any, int], Callable[..., jax.Array]],
+    loss: Callable[[Any, int], Callable[..., jax.Array] | Sequence[Phase]],
     *,
     unit: bool,
 ) -> tuple[Callable[..., tuple[Network, Progress]], Callable[..., Network]]:
@@ -207,7 +225,7 @@ def fit_and_restore(
 
     Args:
       build: settings -> `build(items, rngs=...)` of its module.
-      loss: settings and the number of users trained on -> the loss that `fit_network` takes.
+      loss: settings and the number of users trained on -> the loss or the phases that `fit_network` takes.
       unit: divide inputs by each user's largest value.
     """
 

@@ -22,23 +22,27 @@ MODELS = {
     "vae": "aejax.models.vae:FAMILY",
     "multdae": "aejax.models.multvae:MULTDAE",
     "multvae": "aejax.models.multvae:MULTVAE",
-    "autorec": "aejax.models.autorec:FAMILY",
     "cdae": "aejax.models.cdae:FAMILY",
+    "recvae": "aejax.models.recvae:FAMILY",
+    "macridvae": "aejax.models.macridvae:FAMILY",
     "itemknn": "aejax.models.neighbours:ITEMKNN",
     "userknn": "aejax.models.neighbours:USERKNN",
     "rp3beta": "aejax.models.neighbours:RP3BETA",
     "ials": "aejax.models.ials:FAMILY",
-    "gfcf": "aejax.models.gfcf:GFCF",
+    "gfcf": "aejax.models.spectral:GFCF",
+    "bspm": "aejax.models.spectral:BSPM",
     "ease": "aejax.models.linear:EASE",
     "edlae": "aejax.models.linear:EDLAE",
     "rdlae": "aejax.models.linear:RDLAE",
     "dan": "aejax.models.linear:DAN",
+    "slim": "aejax.models.slim:FAMILY",
     "blend": "aejax.experiment.blending:FAMILY",
 }
 
 
 _EXPECTED = {
     float: "a finite number",
+    bool: "true or false",
     tuple[int, ...]: "whole numbers such as 128,64",
     tuple[float, ...]: "numbers such as 0.7,0.3",
     tuple[str, ...]: "names such as ease,gfcf",
@@ -85,7 +89,7 @@ def as_json(settings: Any) -> dict[str, Any]:
 
 
 def _parse(place: str, value: Any, kind: Any) -> Any:
-    """`value` (text or JSON) as `kind`: int, float, str, tuple[int, ...], or one of them or None."""
+    """`value` (text or JSON) as `kind`: int, float, bool, str, tuple[int, ...], or one of them or None."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         if value is None or value in ("none", "None"):
             return None
@@ -95,6 +99,8 @@ def _parse(place: str, value: Any, kind: Any) -> Any:
             parts = value.strip("()[] ").split(",") if isinstance(value, str) else value
             parts = [part.strip(" '\"") if isinstance(part, str) else part for part in parts]
             return tuple(_parse(place, part, typing.get_args(kind)[0]) for part in parts if part != "")
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]  # bool("false") is True
         if kind is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
         if typing.get_origin(kind) is Mapping:
@@ -104,6 +110,6 @@ def _parse(place: str, value: Any, kind: Any) -> Any:
         if kind is float and not math.isfinite(float(value)):
             raise ValueError
         return kind(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError):
         expected = _EXPECTED.get(kind, getattr(kind, "__name__", "a table of settings"))
         raise InputError(f'{place} is "{value}"; expected {expected}') from None

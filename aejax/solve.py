@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
+from aejax.errors import ResourceError
+
 BLOCK = 2048
 TILE = 256
 
@@ -108,6 +110,14 @@ def empty(rows: int, columns: int) -> np.ndarray:
     raw = np.empty(rows * columns * 4 + align, dtype=np.uint8)
     start = -raw.ctypes.data % align
     return raw[start : start + rows * columns * 4].view(np.float32).reshape(rows, columns)
+
+
+def too_little_memory(what: str, needed: float, free: float, remedy: str) -> ResourceError:
+    """The error of `what` that takes `needed` bytes where only `free` are, and what to use instead."""
+    return ResourceError(
+        f"{what} need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; raise "
+        f"--min-customers, or use {remedy}"
+    )
 
 
 def available_memory() -> int:

@@ -1,4 +1,4 @@
-"""Training as pure functions: a state, one step, one epoch as a scan, and the loop that stops in time.
+"""Training as pure functions: a state, one step, one epoch as scans, and the loop that stops in time.
 
 Legend: U users, B batch, T steps of an epoch.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -22,6 +23,28 @@ Params = TypeVar("Params")
 LossFunction = Callable[[Any, batching.Batch, jax.Array, jax.Array], jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Passes over all users in which one loss updates one part of the parameters.
+
+    Attributes:
+      loss: `(params, start, batch, step, key)` -> the loss of each example, `[B]`; `start` are all parameters as they
+        were when the epoch began.
+      part: the key of what is updated in the dictionary of parameters; the rest has no gradient, no update and no
+        moments in this phase. None: all of them. An epoch's phases either all name a part or none does.
+      passes: how often each user is seen.
+    """
+
+    loss: Callable[..., jax.Array]
+    part: str | None = None
+    passes: int = 1
+
+
+def single_phase(loss: LossFunction) -> tuple[Phase]:
+    """An epoch that is one pass over all users and updates all parameters."""
+    return (Phase(lambda params, start, batch, step, key: loss(params, batch, step, key)),)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState(Generic[Params]):
@@ -29,7 +52,7 @@ class TrainState(Generic[Params]):
 
     Attributes:
       params: the parameters.
-      opt_state: the optimizer's state.
+      opt_state: the optimizer's state, or one for each part of the parameters that phases update.
       step: int32 scalar, number of updates made.
     """
 
@@ -58,9 +81,13 @@ class Progress(Generic[Params]):
     epoch: int
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState[Params]:
-    """The state before the first step."""
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))  # pyright: ignore[reportArgumentType]
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, parts: Sequence[str | None] = (None,)
+) -> TrainState[Params]:
+    """The state before the first step; `parts` are those of the epoch's phases."""
+    tree: Any = params
+    opt_state = optimizer.init(tree) if None in parts else {part: optimizer.init(tree[part]) for part in parts}
+    return TrainState(params, opt_state, jnp.zeros((), jnp.int32))  # pyright: ignore[reportArgumentType]
 
 
 def init_progress(state: TrainState[Params]) -> Progress[Params]:
@@ -109,15 +136,18 @@ def make_epoch(
     items: int,
     length: int,
     batch_size: int,
-    loss: LossFunction,
+    phases: Sequence[Phase],
     optimizer: optax.GradientTransformation,
 ) -> Callable[[TrainState[Params], jax.Array], tuple[TrainState[Params], jax.Array]]:
-    """One epoch as one compiled scan: `(state, epoch_key) -> (state, mean loss over users)`; the state is donated."""
+    """One epoch as one compiled function: `(state, epoch_key) -> (state, mean loss over users and passes)`.
 
-    def epoch(rows: batching.SparseRows, state: TrainState[Params], epoch_key: jax.Array):
-        order_key, steps_key = jax.random.split(epoch_key)
+    The state is donated. Each pass is a scan over the batches of an order of its own.
+    """
 
-        def body(state: TrainState[Params], xs: tuple[jax.Array, jax.Array]):
+    def one_pass(rows: batching.SparseRows, loss: Callable[..., jax.Array], state: TrainState, pass_key: jax.Array):
+        order_key, steps_key = jax.random.split(pass_key)
+
+        def body(state: TrainState, xs: tuple[jax.Array, jax.Array]):
             index, chosen = xs
             batch = batching.gather_rows(rows, chosen, length, items)
             weight = (chosen < users).astype(jnp.float32)
@@ -126,10 +156,44 @@ def make_epoch(
 
         order = batching.epoch_order(order_key, users, batch_size)
         state, totals = jax.lax.scan(body, state, (jnp.arange(order.shape[0]), order))
-        return state, totals.sum() / users
+        return state, totals.sum()
+
+    passes = sum(phase.passes for phase in phases)
+
+    def epoch(rows: batching.SparseRows, state: TrainState[Params], epoch_key: jax.Array):
+        start, total = state.params, jnp.zeros(())
+        keys = jax.random.split(epoch_key, passes) if passes > 1 else epoch_key[None]
+        for phase in phases:
+            # What a phase leaves alone is no part of its scan's state: it is read there, and no step copies it.
+            run_pass = partial(one_pass, rows, partial(_loss_of_part, phase, state.params, start))
+            part, totals = jax.lax.scan(run_pass, _part_of(state, phase.part), keys[: phase.passes])
+            state, total, keys = _with_part(state, phase.part, part), total + totals.sum(), keys[phase.passes :]
+        return state, total / (users * passes)
 
     compiled = jax.jit(epoch, donate_argnums=1)
     return lambda state, epoch_key: compiled(rows, state, epoch_key)
+
+
+def _loss_of_part(phase: Phase, params: Any, start: Any, part: Any, *example: jax.Array) -> jax.Array:
+    return phase.loss(part if phase.part is None else {**params, phase.part: part}, start, *example)
+
+
+def _part_of(state: TrainState[Any], part: str | None) -> TrainState[Any]:
+    if part is None:
+        return state
+    moments: Any = state.opt_state
+    return TrainState(state.params[part], moments[part], state.step)
+
+
+def _with_part(state: TrainState[Any], part: str | None, updated: TrainState[Any]) -> TrainState[Any]:
+    if part is None:
+        return updated
+    moments: Any = state.opt_state
+    return TrainState(
+        {**state.params, part: updated.params},
+        {**moments, part: updated.opt_state},  # pyright: ignore[reportArgumentType]
+        updated.step,
+    )
 
 
 def _diverged(epoch: int, name: str, value: float, remedy: str) -> InputError:

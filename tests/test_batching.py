@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,3 +136,34 @@ def test_a_scoring_chunk_stays_near_64_mib(items):
 def test_densify_refuses_unequal_shapes():
     with pytest.raises(AssertionError):
         batching.densify(batching.Batch(jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 1))), 5)
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_a_product_and_its_gradients_are_those_of_dense_rows(by_rows):
+    rng = np.random.default_rng(0)
+    rows = sp.csr_array(sp.random(6, 40, 0.2, rng=rng, dtype=np.float32))
+    matrix, weight = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((40, 5), (6, 5)))
+    batch = batching.pad_rows(sp.vstack([rows, sp.csr_array((1, 40))]), rows=7)
+
+    def total(values, matrix, product):
+        return (product(batch._replace(values=values), matrix)[:6] * weight).sum()
+
+    def dense(batch, matrix):
+        return batching.densify(batch, 40) @ matrix
+
+    found = jax.jit(lambda batch: batching.product(batch, matrix, by_rows=by_rows))(batch)
+    np.testing.assert_allclose(found[:6], rows @ np.asarray(matrix), atol=1e-5)
+    assert not np.asarray(found[6]).any()
+    product = partial(batching.product, by_rows=by_rows)
+    for own, expected in zip(
+        *(jax.grad(total, (0, 1))(batch.values, matrix, f) for f in (product, dense)), strict=True
+    ):
+        np.testing.assert_allclose(own, expected, atol=1e-5)
+
+
+def test_short_histories_of_a_large_catalogue_need_no_dense_rows():
+    batch = batching.pad_rows(sp.csr_array(np.eye(3, 8, dtype=np.float32)))
+    wide = batch._replace(items=jnp.where(batch.items == 8, 4_000, batch.items))
+    assert "while" in str(jax.make_jaxpr(batching.product)(wide, jnp.zeros((4_000, 2))))
+    assert "3,4000" not in str(jax.make_jaxpr(batching.product)(wide, jnp.zeros((4_000, 2))))
+    assert "dot_general" in str(jax.make_jaxpr(batching.product)(batch, jnp.zeros((8, 2))))

@@ -69,7 +69,7 @@ def test_a_blend_is_at_least_its_best_part_on_validation(parts):
     assert sum(weights) == pytest.approx(1.0) and min(weights) >= 0
     fitted = experiment.fit_model("blend", BlendSettings(parts=names), parts, seed=0)
     assert fitted.validation >= max(one.validation for one in alone) - 1e-6
-    record = fitted.log[-1]
+    (record,) = [line for line in fitted.log if line["stage"] == "blend"]
     assert tuple(record["weights"].values()) == weights
     assert record["parts"] == {name: one.validation for name, one in zip(names, alone, strict=True)}
     kept = [(one.model, w, n) for n, (one, w) in enumerate(zip(alone, weights, strict=True)) if w > 0]
@@ -129,7 +129,7 @@ def test_the_search_finds_more_than_its_starts(parts):
 def test_weights_that_lose_on_all_customers_give_way_to_the_best_part(parts, monkeypatch):
     monkeypatch.setattr(blending, "find_weights", lambda models, part: (1.0, 0.0, 0.0))
     fitted = experiment.fit_model("blend", BlendSettings(parts=("popularity", "ease", "itemknn")), parts, seed=0)
-    record = fitted.log[-1]
+    (record,) = [line for line in fitted.log if line["stage"] == "blend"]
     best = max(record["parts"], key=record["parts"].get)
     assert best != "popularity" and record["weights"][best] == 1.0
     assert fitted.validation == record["parts"][best]

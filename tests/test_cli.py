@@ -292,3 +292,10 @@ def test_a_protocol_that_draws_nothing_has_one_split(shop, tmp_path, capsys):
     assert run("compare", shop, "--models", "popularity", "--split-seeds", 2, "--out", tmp_path / "c") == 1
     assert "--split time draws nothing" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_side_that_was_solved_is_shown_and_kept(tmp_path, capsys):
+    shop = write_shop(tmp_path / "shop")
+    assert run("fit", shop, "--model", "ease", "--split", "users", "--set", "side=users", "--run", tmp_path / "r") == 0
+    assert "ease select: side users" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r" / "log.jsonl").read_text()) == {"stage": "select", "side": "users"}

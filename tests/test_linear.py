@@ -1,5 +1,7 @@
 """The closed-form linear autoencoders against a slow dense twin, both sides, every option."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from aejax.errors import InputError
 from aejax.interactions import Histories
 from aejax.matrix import user_item_matrix
 from aejax.models import linear
-from aejax.models.linear import DANSettings, EASESettings, EDLAESettings, RDLAESettings
+from aejax.models.linear import DANSettings, EASESettings, EDLAESettings, RDLAESettings, scoring, solving
 
 
 def slow_twin(lines, settings):
@@ -53,15 +55,35 @@ OPTIONS = [
 @pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_every_side_equals_the_dense_twin(tiny_lines, settings, side, by_rows, monkeypatch):
-    monkeypatch.setattr(linear, "_side", lambda *sizes: side)
-    monkeypatch.setattr(linear, "CELLS_PER_ROW_READ", 0 if by_rows else 1000)
-    monkeypatch.setattr(linear.solve, "BLOCK", 8)
-    monkeypatch.setattr(linear, "EXACT", 0 if by_rows else 4096)
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
+    monkeypatch.setattr(solving, "CELLS_PER_ROW_READ", 0 if by_rows else 1000)
+    monkeypatch.setattr(solving.solve, "BLOCK", 8)
+    monkeypatch.setattr(solving, "EXACT", 0 if by_rows else 4096)
     model = linear.fit(tiny_lines, settings)
     users = np.arange(len(tiny_lines.users))
     scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
+    assert model.facts == {"side": "items" if side == "items" else "users"}
     assert scores.shape == (len(users), len(tiny_lines.items))
     np.testing.assert_allclose(scores, slow_twin(tiny_lines, settings), atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [option for option in OPTIONS if not option.dropout])
+@pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
+def test_the_eigenvectors_of_one_ridge_serve_another(tiny_lines, settings, side, monkeypatch):
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
+    factors = linear.factorise(tiny_lines, dataclasses.replace(settings, l2=1000.0))
+    monkeypatch.setattr(solving, "choose_side", None)  # memory was freed since: the factors know their side
+    monkeypatch.setattr(solving.solve, "inverse_panels", None)
+    monkeypatch.setattr(solving.scipy.linalg, "cho_factor", None)
+    model = linear.fit(tiny_lines, settings, factors)
+    scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
+    np.testing.assert_allclose(scores, slow_twin(tiny_lines, settings), atol=1e-4)
+
+
+def test_there_are_no_shared_eigenvectors_with_dropout_or_beyond_what_is_exact(tiny_lines, monkeypatch):
+    assert linear.factorise(tiny_lines, EDLAESettings()) is None
+    monkeypatch.setattr(solving, "EXACT", 8)
+    assert linear.factorise(tiny_lines, EASESettings()) is None
 
 
 def test_every_option_changes_the_scores(tiny_lines):
@@ -76,9 +98,9 @@ def test_every_option_changes_the_scores(tiny_lines):
 def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(
     tiny_lines, side, settings, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(linear, "_side", lambda *sizes: side)
-    monkeypatch.setattr(linear.solve, "BLOCK", 8)
-    monkeypatch.setattr(linear, "EXACT", 0)
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
+    monkeypatch.setattr(solving.solve, "BLOCK", 8)
+    monkeypatch.setattr(solving, "EXACT", 0)
     lines = tiny_lines.take(tiny_lines.user != 3)
     model = linear.fit(lines, settings)
     runs.save_state(tmp_path / "state", model.state())
@@ -91,17 +113,17 @@ def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(
 
 def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_array(tiny_lines):
     model = linear.fit(tiny_lines, EASESettings())
-    assert isinstance(model, linear.ItemWeights)  # 30 products, 60 customers
+    assert isinstance(model, scoring.ItemWeights)  # 30 products, 60 customers
     few = tiny_lines.take(tiny_lines.user < 10)
     model = linear.fit(few, EASESettings())
-    assert isinstance(model, linear.UserWeights)
+    assert isinstance(model, scoring.UserWeights)
     assert model.answers.shape == (10, 30) and model.rows.shape == (10, 30)
 
 
 @pytest.mark.parametrize("l2", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("side", ["users", "users-to-items", "items"])
 def test_a_weak_ridge_is_solved_exactly(tiny_lines, l2, side, monkeypatch):
-    monkeypatch.setattr(linear, "_side", lambda *sizes: side)
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     settings = EASESettings(l2=l2, values="quantity")
     scores = np.asarray(linear.fit(tiny_lines, settings).scores(_encoded(tiny_lines, settings)))
     expected = slow_twin(tiny_lines, settings)
@@ -113,30 +135,31 @@ def _encoded(lines, settings):
 
 
 def test_what_float32_cannot_tell_apart_is_refused(tiny_lines, monkeypatch):
-    monkeypatch.setattr(linear, "EXACT", 0)
-    monkeypatch.setattr(linear, "_side", lambda *sizes: "users")
+    monkeypatch.setattr(solving, "EXACT", 0)
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
     with pytest.raises(InputError, match="leaves the system singular in float32; try a larger l2"):
         linear.fit(tiny_lines, EASESettings(l2=1e-5, values="quantity"))
 
 
 def test_the_side_is_the_least_work_that_fits(monkeypatch):
-    monkeypatch.setattr(linear.solve, "available_memory", lambda: 16e9)
-    assert linear._side(2_500, 17_000, 600_000, "auto") == "users"
-    assert linear._side(30_000, 41_000, 810_000, "auto") == "users-to-items"  # short histories: few rows to read
-    assert linear._side(100_000, 10_000, 5_000_000, "auto") == "items"
-    assert linear._side(2_500, 17_000, 600_000, "items") == "items"
-    monkeypatch.setattr(linear.solve, "available_memory", lambda: 10e9)
-    assert linear._side(9_000, 60_000, 810_000, "auto") == "users"  # products are too many for a matrix between them
-    monkeypatch.setattr(linear.solve, "available_memory", lambda: 1e9)
+    monkeypatch.setattr(solving.solve, "available_memory", lambda: 16e9)
+    assert solving.choose_side(2_500, 17_000, 600_000, "auto") == "users"
+    assert solving.choose_side(30_000, 41_000, 810_000, "auto") == "users-to-items"  # short histories: few rows to read
+    assert solving.choose_side(100_000, 10_000, 5_000_000, "auto") == "items"
+    assert solving.choose_side(2_500, 17_000, 600_000, "items") == "items"
+    monkeypatch.setattr(solving.solve, "available_memory", lambda: 10e9)
+    # Products are too many for a matrix between them.
+    assert solving.choose_side(9_000, 60_000, 810_000, "auto") == "users"
+    monkeypatch.setattr(solving.solve, "available_memory", lambda: 1e9)
     with pytest.raises(
         InputError, match=r"30,000 customers x 41,000 products need 1\d\.\d GB .*1\.0 GB are free.*gfcf"
     ):
-        linear._side(30_000, 41_000, 810_000, "auto")
+        solving.choose_side(30_000, 41_000, 810_000, "auto")
 
 
 def test_memory_is_asked_for_before_anything_is_allocated(tiny_lines, monkeypatch):
-    monkeypatch.setattr(linear.solve, "available_memory", lambda: 10)
-    monkeypatch.setattr(linear.solve, "inverse_panels", None)
+    monkeypatch.setattr(solving.solve, "available_memory", lambda: 10)
+    monkeypatch.setattr(solving.solve, "inverse_panels", None)
     with pytest.raises(InputError, match="60 customers x 30 products need"):
         linear.fit(tiny_lines, EASESettings())
 
@@ -176,6 +199,9 @@ def test_a_matrix_that_is_not_positive_definite_is_refused():
         ({"l2": -1.0}, "l2 is -1"),
         ({"dropout": 1.0}, "dropout is 1"),
         ({"xi": -0.1}, "xi -0.1"),
+        ({"l2_power": 400.0}, "l2_power is 400; expected -4 to 4"),
+        ({"user_power": -900.0}, "user_power is -900"),
+        ({"item_power": float("nan")}, "item_power is nan"),
         ({"side": "item"}, 'did you mean "items"'),
         ({"targets": "order"}, 'did you mean "orders"'),
     ],

@@ -9,15 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from flax import nnx
 
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
-from aejax.models import ae, autorec, cdae, known_customers, multvae, popularity, vae
+from aejax.models import ae, autorec, cdae, known_customers, macridvae, multvae, popularity, recvae, vae
 from aejax.registry import family, make_settings
 
-NETWORKS = ("ae", "vae", "multdae", "multvae", "autorec", "cdae")
+NETWORKS = ("ae", "vae", "multdae", "multvae", "recvae", "autorec", "cdae", "macridvae")
+MULTINOMIAL = ("multdae", "multvae", "recvae", "macridvae")
 CLUSTERS, CLUSTER_ITEMS, CLUSTER_USERS = 3, 8, 20
 ITEMS = CLUSTERS * CLUSTER_ITEMS
 
@@ -76,8 +78,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "vae": {"hidden": (16,), "latent_dim": 4, "epochs": 60, "batch_size": 16, "learning_rate": 0.01},
     "multdae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "multvae": {"hidden": (16,), "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
+    "recvae": {"hidden_dim": 16, "latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.01},
     "autorec": {"latent_dim": 8, "epochs": 40, "batch_size": 16, "learning_rate": 0.02, "l2": 1.0},
     "cdae": {"latent_dim": 8, "epochs": 60, "batch_size": 16, "learning_rate": 0.02},
+    "macridvae": {
+        "concepts": 3,
+        "tau": 0.3,
+        "hidden": (16,),
+        "latent_dim": 8,
+        "epochs": 40,
+        "batch_size": 16,
+        "learning_rate": 0.01,
+    },
     "popularity": {},
 }
 
@@ -127,8 +139,17 @@ def test_a_tiny_matrix_is_learned_by_heart(name):
         "vae": {"hidden": (32,), "latent_dim": 8, "kl_weight": 0.0},
         "multdae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "weight_decay": 0.0},
         "multvae": {"hidden": (32,), "latent_dim": 16, "dropout": 0.0, "anneal_cap": 0.0},
+        "recvae": {"hidden_dim": 32, "latent_dim": 16, "dropout": 0.0, "gamma": 0.0},
         "autorec": {"latent_dim": 32, "l2": 0.0},
         "cdae": {"latent_dim": 32, "l2": 0.0, "dropout": 0.0},
+        "macridvae": {
+            "concepts": 2,
+            "hidden": (32,),
+            "latent_dim": 16,
+            "dropout": 0.0,
+            "anneal_cap": 0.0,
+            "assignment": "softmax",
+        },
     }[name]
     losses: list[float] = []
     lines = lines_of(bought.astype(np.int32))
@@ -138,7 +159,7 @@ def test_a_tiny_matrix_is_learned_by_heart(name):
         assert row[own].min() > row[~own].max()
     # A multinomial cannot do better than to share its mass evenly among a customer's products.
     counts = bought.sum(axis=1)
-    floor = np.mean(counts * np.log(counts)) if name.startswith("mult") else 0.0
+    floor = np.mean(counts * np.log(counts)) if name in MULTINOMIAL else 0.0
     assert losses[-1] - floor < 0.1 * (losses[0] - floor)
 
 
@@ -308,14 +329,16 @@ KNOWN = Vocabulary.of(("u001", "u003", "u002x"))
 def untrained(name: str, given: dict[str, Any], items: int) -> Any:
     """A network with random weights."""
     settings = make_settings(name, given)
-    sizes = {key: getattr(settings, key) for key in ("hidden", "latent_dim") if hasattr(settings, key)}
+    sizes = {key: getattr(settings, key) for key in ("hidden", "hidden_dim", "latent_dim") if hasattr(settings, key)}
     build = {
         "ae": ae.AE,
         "vae": vae.VAE,
         "multdae": functools.partial(multvae.MultAE, variational=False),
         "multvae": functools.partial(multvae.MultAE, variational=True),
+        "recvae": recvae.RecVAE,
         "autorec": autorec.AutoRec,
         "cdae": functools.partial(cdae.CDAE, users=len(KNOWN)),
+        "macridvae": functools.partial(macridvae.MacridVAE, concepts=7, tau=0.1),
     }[name]
     abstract = nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0), **sizes))
     params = randomised(nnx.to_pure_dict(nnx.state(abstract)))
@@ -331,6 +354,27 @@ def layers(state: dict[Any, Any]) -> list[dict[str, Any]]:
 def module_of(network: Any) -> Any:
     network = getattr(network, "network", network)
     return nnx.merge(network.graphdef, network.params)
+
+
+@pytest.mark.parametrize("name", (*MULTINOMIAL, "autorec"))
+def test_a_large_catalogue_is_read_by_rows_to_the_same_scores_and_gradients(name, monkeypatch):
+    items = 40
+    network = untrained(name, {}, items)
+    rng = np.random.default_rng(3)
+    batch = batching.pad_rows(sp.csr_array(np.where(rng.random((3, items)) < 0.2, 1.0, 0.0).astype(np.float32)))
+
+    def total(params: Any) -> tuple[jax.Array, jax.Array]:
+        scores = nnx.merge(network.graphdef, params)(batch)
+        return jnp.tanh(scores).sum(), scores
+
+    found = {}
+    for share in (0.0, 100.0):  # none by rows, all by rows
+        monkeypatch.setattr(batching, "LONGEST_SHARE", share)
+        program = str(jax.make_jaxpr(lambda params: total(params)[1])(network.params))
+        assert (("while" in program) or ("_sum_of_rows" in program)) == (share > 0)
+        found[share] = jax.grad(total, has_aux=True)(network.params)
+    for one, other in zip(*(jax.tree.leaves(found[share]) for share in found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(one).max()))
 
 
 HISTORIES = np.array([[2, 0, 1, 0, 0, 3, 0], [0, 0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 4, 0, 0, 4, 0, 0]])
@@ -666,7 +710,7 @@ def test_binary_is_binary(name):
     np.testing.assert_array_equal(batching.densify(network.encode(all_histories(lines)), 4), QUANTITIES > 0)
 
 
-@pytest.mark.parametrize("name", ["multdae", "multvae", "autorec"])
+@pytest.mark.parametrize("name", (*MULTINOMIAL, "autorec"))
 def test_what_has_no_sigmoid_at_its_end_takes_counts_as_they_are(name):
     lines = lines_of(QUANTITIES)
     network = untrained(name, {"values": "quantity"}, 4)
@@ -709,6 +753,18 @@ def test_training_reaches_scaled_counts():
         ("multvae", "latent_dim", 0),
         ("multvae", "anneal_cap", -0.2),
         ("multvae", "anneal_steps", 0),
+        ("recvae", "hidden_dim", 0),
+        ("recvae", "latent_dim", 0),
+        ("recvae", "encoder_passes", 0),
+        ("recvae", "decoder_passes", 0),
+        ("recvae", "dropout", 1.0),
+        ("recvae", "dropout", math.nan),
+        ("recvae", "gamma", -0.1),
+        ("recvae", "gamma", math.nan),
+        ("recvae", "mixture_weights", (0.5, 0.5)),
+        ("recvae", "mixture_weights", (0.5, 0.6, 0.1)),
+        ("recvae", "mixture_weights", (1.5, -0.6, 0.1)),
+        ("recvae", "mixture_weights", (math.nan, 0.5, 0.5)),
         ("autorec", "latent_dim", 0),
         ("autorec", "l2", -1.0),
         ("autorec", "l2", math.nan),
@@ -726,7 +782,7 @@ def test_a_setting_out_of_range_is_named_with_its_value_and_what_was_expected(na
     assert str(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["vae", "multdae", "multvae"])
+@pytest.mark.parametrize("name", ["vae", "multdae", "multvae", "macridvae"])
 def test_no_hidden_layer_is_a_model_too(name):
     lines = lines_of(QUANTITIES)
     assert np.all(np.isfinite(scores_of(untrained(name, {"hidden": (), "latent_dim": 2}, 4), lines)))

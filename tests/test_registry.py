@@ -15,7 +15,7 @@ from aejax.errors import InputError
 from aejax.interactions import Interactions, Vocabulary, histories_of
 
 # Sizes that make a network small; a model takes those that it has.
-SMALL = {"epochs": 1, "batch_size": 4, "hidden": (8,), "latent_dim": 4}
+SMALL = {"epochs": 1, "batch_size": 4, "hidden": (8,), "hidden_dim": 8, "latent_dim": 4}
 USERS, ITEMS = 9, 7
 
 
@@ -138,6 +138,9 @@ def test_importing_the_registry_imports_no_model_and_no_jax():
         ("multvae", "anneal_steps", None, None),
         ("multvae", "anneal_steps", "200", 200),
         ("multvae", "dropout", "0", 0.0),
+        ("slim", "nonnegative", "False", False),
+        ("slim", "nonnegative", "true", True),
+        ("slim", "nonnegative", False, False),
     ],
 )
 def test_text_and_json_become_a_settings_type(name, setting, text, value):
@@ -157,6 +160,8 @@ def test_text_and_json_become_a_settings_type(name, setting, text, value):
         ("ae", "learning_rate", "fast", 'learning_rate of model ae is "fast"; expected a finite number'),
         ("ae", "hidden", "128,wide", 'hidden of model ae is "128,wide"; expected whole numbers such as 128,64'),
         ("ae", "hidden", 128, 'hidden of model ae is "128"; expected whole numbers such as 128,64'),
+        ("slim", "nonnegative", "no", 'nonnegative of model slim is "no"; expected true or false'),
+        ("slim", "nonnegative", 0, 'nonnegative of model slim is "0"; expected true or false'),
         ("multvae", "anneal_steps", "soon", 'anneal_steps of model multvae is "soon"; expected int'),
     ],
 )

@@ -14,7 +14,17 @@ import scipy.sparse as sp
 
 from aejax import batching
 from aejax.errors import InputError
-from aejax.training import Progress, TrainState, init_progress, init_state, make_epoch, run_epochs, train_step
+from aejax.training import (
+    Phase,
+    Progress,
+    TrainState,
+    init_progress,
+    init_state,
+    make_epoch,
+    run_epochs,
+    single_phase,
+    train_step,
+)
 
 USERS, ITEMS, BATCH = 7, 5, 3
 LEARNING_RATE = 0.05
@@ -52,7 +62,7 @@ def epoch_of(matrix: sp.csr_array, loss: Any, optimizer: optax.GradientTransform
         items=matrix.shape[1],
         length=length,
         batch_size=batch_size,
-        loss=loss,
+        phases=single_phase(loss),
         optimizer=optimizer,
     )
 
@@ -199,6 +209,97 @@ def test_the_state_is_donated(matrix):
     epoch_of(matrix, noisy, optimizer)(state, jax.random.key(0))
     assert state.params["point"].is_deleted()
     np.testing.assert_array_equal(progress.best_params["point"], np.arange(ITEMS))
+
+
+# An epoch of phases
+
+
+class HandAdam:
+    """Adam by hand."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.second = 0, np.zeros(ITEMS), np.zeros(ITEMS)
+
+    def update(self, gradient: np.ndarray) -> np.ndarray:
+        self.count += 1
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
+        scale = np.sqrt(self.second / (1 - 0.999**self.count)) + 1e-8
+        return -LEARNING_RATE * self.first / (1 - 0.9**self.count) / scale
+
+
+def towards(pull: float) -> Any:
+    """A row with noise is to be near a + b, and both near what they were when the epoch began."""
+
+    def loss(params: Any, start: Any, batch: batching.Batch, step: jax.Array, key: jax.Array) -> jax.Array:
+        x = batching.densify(batch, ITEMS)
+        middle = jnp.broadcast_to(params["a"] + params["b"], x.shape)
+        moved = sum(jnp.square(params[part] - start[part]).sum() for part in ("a", "b"))
+        return jnp.square(x + jax.random.normal(key, x.shape) - middle).sum(1) / (1.0 + step) + pull * moved
+
+    return loss
+
+
+PULLS = {"a": 0.5, "b": 2.0}
+PASSES = {"a": 3, "b": 2}
+PHASES = [Phase(towards(PULLS[part]), part=part, passes=PASSES[part]) for part in ("a", "b")]
+
+
+def two_parts() -> dict[str, jax.Array]:
+    return {"a": jnp.linspace(0, 1, ITEMS), "b": jnp.linspace(-1, 2, ITEMS)}
+
+
+def phased_epoch(matrix: sp.csr_array, phases: list[Phase]) -> Any:
+    rows, length = batching.sparse_rows(matrix)
+    sizes = {"users": USERS, "items": ITEMS, "length": length, "batch_size": BATCH}
+    return make_epoch(rows, **sizes, phases=phases, optimizer=optax.adam(LEARNING_RATE))
+
+
+def test_each_phase_updates_its_part_with_an_adam_of_its_own_and_sees_where_the_epoch_began(matrix):
+    state = init_state(two_parts(), optax.adam(LEARNING_RATE), ["a", "b"])
+    epoch = phased_epoch(matrix, PHASES)
+    values = {part: np.asarray(value, np.float64) for part, value in two_parts().items()}
+    adams = {"a": HandAdam(), "b": HandAdam()}
+    dense = np.vstack([matrix.toarray(), np.zeros((1, ITEMS))])
+    step = 0
+    for number in (1, 2):
+        epoch_key = jax.random.key(number)
+        state, mean_loss = epoch(state, jax.random.clone(epoch_key))
+        start, total = dict(values), 0.0
+        for part, pass_key in zip("aaabb", jax.random.split(epoch_key, 5), strict=True):
+            order_key, steps_key = jax.random.split(pass_key)
+            for index, chosen in enumerate(np.asarray(batching.epoch_order(order_key, USERS, BATCH))):
+                noise = np.asarray(jax.random.normal(jax.random.fold_in(steps_key, index), (BATCH, ITEMS)))
+                error = (values["a"] + values["b"] - dense[chosen] - noise)[chosen < USERS]
+                moved = {name: values[name] - start[name] for name in values}
+                pulled = PULLS[part] * sum(np.square(change).sum() for change in moved.values())
+                total += ((error**2).sum(axis=1) / (1 + step) + pulled).sum()
+                gradient = 2 * error.mean(axis=0) / (1 + step) + 2 * PULLS[part] * moved[part]
+                values[part] = values[part] + adams[part].update(gradient)
+                step += 1
+        np.testing.assert_allclose(mean_loss, total / (USERS * 5), rtol=1e-4)
+        for part in values:
+            np.testing.assert_allclose(state.params[part], values[part], rtol=1e-4, atol=1e-5)
+    assert state.step == 2 * 5 * 3
+
+
+def test_what_no_phase_updates_keeps_its_bits_and_has_no_moments(matrix):
+    state = init_state(two_parts(), optax.adam(LEARNING_RATE), ["a"])
+    state, _ = phased_epoch(matrix, PHASES[:1])(state, jax.random.key(0))
+    assert_same_bits({"b": state.params["b"]}, {"b": two_parts()["b"]})
+    assert not np.array_equal(state.params["a"], two_parts()["a"])
+    assert set(state.opt_state) == {"a"}
+
+
+def test_an_epoch_of_phases_compiles_once_and_its_state_is_donated(matrix):
+    chex.clear_trace_counter()
+    # The two losses share a name, and by it the traces are counted: one of each.
+    traced = [dataclasses.replace(phase, loss=chex.assert_max_traces(phase.loss, n=2)) for phase in PHASES]
+    state = init_state(two_parts(), optax.adam(LEARNING_RATE), ["a", "b"])
+    epoch = phased_epoch(matrix, traced)
+    later, _ = epoch(state, jax.random.key(0))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    epoch(later, jax.random.key(1))
 
 
 # The loop

@@ -42,8 +42,11 @@ class EpochProgress:
     def __exit__(self, *problem: object) -> None:
         self.bars.stop()
 
-    def epoch(self, label: str, record: Mapping[str, float]) -> None:
-        """Show an epoch's record."""
+    def epoch(self, label: str, record: Mapping[str, Any]) -> None:
+        """Show an epoch's record, or what a closed form decided."""
+        if "epoch" not in record:
+            self.bars.console.print(f"{label}: {', '.join(f'{name} {value}' for name, value in record.items())}")
+            return
         score = f"{record['validation']:.4f}" if "validation" in record else "-"
         fields = {"epoch": record["epoch"], "loss": record["loss"], "score": score}
         if label not in self.tasks:

@@ -17,7 +17,7 @@ from aejax.evaluation import Evaluation, evaluate, report_metrics
 from aejax.experiment.blending import BlendSettings, fit_blend
 from aejax.experiment.pages import run_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
-from aejax.experiment.selecting import EpochListener, Hooks, refit, select
+from aejax.experiment.selecting import EpochListener, Factorised, Hooks, refit, select
 from aejax.interactions import Dataset
 from aejax.models import Model
 from aejax.split import Split
@@ -44,7 +44,14 @@ class Fitted:
 
 
 def fit_model(
-    name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks | None = None, validated: bool = True
+    name: str,
+    settings: Any,
+    parts: Split,
+    *,
+    seed: int,
+    hooks: Hooks | None = None,
+    validated: bool = True,
+    factorised: Factorised | None = None,
 ) -> Fitted:
     """Fit a model on a split: choose the number of epochs on validation, and fit once more where there is a refit.
 
@@ -56,14 +63,15 @@ def fit_model(
       hooks: told of every epoch.
       validated: score on validation what has nothing to choose, a closed form or a rule. Where there is a refit that
         takes a fit of its own; without, it is fitted once, on all of it.
+      factorised: of the train part, from fits with other settings.
     """
     hooks = Hooks() if hooks is None else hooks
     if isinstance(settings, BlendSettings):
         model, score, epochs = fit_blend(settings, parts, seed=seed, hooks=hooks)
         return Fitted(model, score, epochs, tuple(hooks.log))
     if parts.refit is not None and not validated and not registry.family(name).is_network:
-        return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, ())
-    selected = select(name, settings, parts, seed=seed, hooks=hooks)
+        return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, tuple(hooks.log))
+    selected = select(name, settings, parts, seed=seed, hooks=hooks, factorised=factorised)
     score, epochs, model = selected.validation, selected.epochs, selected.model
     if parts.refit is not None:
         del selected, model  # the refit may need the memory
@@ -103,7 +111,7 @@ class _SavedProgress:
         self.log = folder / "log.jsonl"
         self.last_saved = time.monotonic()
 
-    def listen(self, stage: str, record: Mapping[str, float]) -> None:
+    def listen(self, stage: str, record: Mapping[str, Any]) -> None:
         append_log(self.log, {"stage": stage, **record})
 
     def save(self, stage: str, progress: Progress) -> None:
@@ -172,7 +180,7 @@ def fit(
         config = resolved(config, prepared, settings)
         saved = _SavedProgress(unfinished)
 
-        def both(stage: str, record: Mapping[str, float]) -> None:
+        def both(stage: str, record: Mapping[str, Any]) -> None:
             saved.listen(stage, record)
             listen(stage, record)
 

@@ -54,7 +54,7 @@ def comparison_page(
 
 def _curves(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The epochs of the model itself; those of a blend's parts are in log.jsonl."""
-    return [line for line in log if line["stage"] in ("select", "refit")]
+    return [line for line in log if line["stage"] in ("select", "refit") and "epoch" in line]
 
 
 def _shared(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,12 +14,12 @@ from aejax import registry
 from aejax.errors import InputError
 from aejax.evaluation import validator
 from aejax.interactions import Interactions
-from aejax.models import Model
+from aejax.models import Model, Telling
 from aejax.split import Split
 from aejax.training import Progress
 
-# (stage, epoch record) after every epoch; the stages are "select" and "refit"
-EpochListener = Callable[[str, Mapping[str, float]], None]
+# (stage, record) after every epoch, and once for what a closed form decided; the stages are "select" and "refit"
+EpochListener = Callable[[str, Mapping[str, Any]], None]
 
 
 def _silent(stage: str, told: Any) -> None:
@@ -65,8 +66,38 @@ class Selected:
     epochs: int
 
 
-def select(name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks) -> Selected:
+class Factorised:
+    """The last factorisation of one train part, for the settings of a model that share it."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._factors: Any = None
+
+    def fit(self, name: str, train: Interactions, settings: Any) -> Model:
+        """Fit a closed form or a rule."""
+        family = registry.family(name)
+        shared = family.factorisation
+        if shared is None:
+            return family.fit(train, settings)
+        key = (name, *(getattr(settings, setting) for setting in shared.depends))
+        if self._key != key:
+            self._factors = None  # before the next one needs the memory
+            self._key, self._factors = key, shared.make(train, settings)
+        return family.fit(train, settings, factors=self._factors)
+
+
+def select(
+    name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks, factorised: Factorised | None = None
+) -> Selected:
     """Fit on the train part, with the number of epochs chosen on validation.
+
+    Args:
+      name: registry name.
+      settings: the model's settings.
+      parts: the split.
+      seed: of everything random.
+      hooks: told of every epoch.
+      factorised: what earlier settings of the same train part have left; None: nothing, and nothing is kept.
 
     Raises:
       InputError: the model scores NaN.
@@ -77,7 +108,9 @@ def select(name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks) -
         key, _ = jax.random.split(jax.random.key(seed))
         model, progress = _train("select", name, parts.train, settings, key, validate, hooks)
         return Selected(model, progress.best_score, progress.best_epoch)
-    model = family.fit(parts.train, settings)
+    fit = family.fit if factorised is None else partial(factorised.fit, name)
+    model = fit(parts.train, settings)
+    _tell("select", model, hooks)
     score = validate(model)
     if math.isnan(score):
         raise InputError(f"{name} scored NaN (not a number) on validation; see --set for its settings")
@@ -88,10 +121,19 @@ def refit(name: str, settings: Any, lines: Interactions, epochs: int, *, seed: i
     """Fit on train and validation together, for the number of epochs that was chosen."""
     family = registry.family(name)
     if not family.is_network:
-        return family.fit(lines, settings)
+        model = family.fit(lines, settings)
+        _tell("refit", model, hooks)
+        return model
     _, key = jax.random.split(jax.random.key(seed))
     model, _ = _train("refit", name, lines, dataclasses.replace(settings, epochs=epochs), key, None, hooks)
     return model
+
+
+def _tell(stage: str, model: Model, hooks: Hooks) -> None:
+    if isinstance(model, Telling):
+        stage = hooks.prefix + stage
+        hooks.log.append({"stage": stage, **model.facts})
+        hooks.listen(stage, model.facts)
 
 
 def _train(

@@ -13,7 +13,7 @@ from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
 from aejax.experiment.fitting import append_log, fit_model, open_run, read_log, write_log
 from aejax.experiment.preparing import Prepared, on_device
-from aejax.experiment.selecting import Hooks
+from aejax.experiment.selecting import Factorised, Hooks
 from aejax.interactions import Dataset
 from aejax.models import Choice, Range
 
@@ -76,8 +76,9 @@ def tune(
         log = unfinished / "trials.jsonl"
         done = read_log(log)
         write_log(log, done)
+        factorised = Factorised()
         for number in range(len(done), trials):
-            record = _trial(optuna, done, config, space, prepared, partial(on_epoch, number))
+            record = _trial(optuna, done, config, space, prepared, factorised, partial(on_epoch, number))
             append_log(log, record)
             on_trial(record)
             done.append(record)
@@ -126,6 +127,7 @@ def _trial(
     config: RunConfig,
     space: Mapping[str, Range | Choice],
     prepared: Prepared,
+    factorised: Factorised,
     on_epoch: Callable[[Mapping[str, float]], None],
 ) -> dict[str, Any]:
     """One trial's record: `trial, state, settings, curve` (validation by epoch), and `validation` or a `message`."""
@@ -139,7 +141,9 @@ def _trial(
         "curve": [],
     }
 
-    def listen(stage: str, epoch: Mapping[str, float]) -> None:
+    def listen(stage: str, epoch: Mapping[str, Any]) -> None:
+        if "epoch" not in epoch:
+            return
         on_epoch(epoch)
         record["curve"].append(epoch["validation"])
         trial.report(epoch["validation"], int(epoch["epoch"]))
@@ -148,7 +152,8 @@ def _trial(
 
     try:
         select = dataclasses.replace(prepared.split, refit=None)
-        fitted = fit_model(config.model, settings, select, seed=config.training.seed, hooks=Hooks(listen))
+        seed = config.training.seed
+        fitted = fit_model(config.model, settings, select, seed=seed, hooks=Hooks(listen), factorised=factorised)
     except optuna.TrialPruned:
         return {**record, "state": "pruned"}
     except ResourceError:
@@ -163,7 +168,7 @@ def _distribution(optuna: Any, where: Range | Choice) -> Any:
         return optuna.distributions.CategoricalDistribution(where.options)
     whole = isinstance(where.low, int) and isinstance(where.high, int)
     kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
-    return kind(where.low, where.high, log=where.log)
+    return kind(where.low, where.high, log=where.log, **({} if where.step is None else {"step": where.step}))
 
 
 def _as_searched(value: Any, where: Range | Choice) -> Any:
@@ -171,4 +176,5 @@ def _as_searched(value: Any, where: Range | Choice) -> Any:
     if isinstance(where, Choice):
         text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
         return text if text in where.options else where.options[0]
-    return where.high if value is None else min(max(value, where.low), where.high)
+    value = where.high if value is None else min(max(value, where.low), where.high)
+    return value if where.step is None else where.low + round((value - where.low) / where.step) * where.step

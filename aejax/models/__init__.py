@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from aejax.interactions import Histories
+from aejax.interactions import Histories, Interactions
 
 
 class Model(Protocol):
@@ -45,13 +45,25 @@ def known_customers(model: Model, histories: Histories) -> np.ndarray:
     return model.known(histories) if isinstance(model, KnowsCustomers) else np.ones(len(histories), dtype=bool)
 
 
+class Telling(Protocol):
+    """A model whose fit decided something that its user should know."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What it decided, such as `{"side": "users"}`: shown, and a line of the run's log."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A number to search for, from `low` to `high`; whole where both are; evenly in its logarithm with `log`."""
+    """A number to search for, from `low` to `high`; whole where both are; evenly in its logarithm with `log`; in steps
+    of `step`, so that trials meet at the same values, where what is made for a value serves all of them.
+    """
 
     low: float
     high: float
     log: bool = False
+    step: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +71,19 @@ class Choice:
     """One of several texts to search for, each as `--set` takes it."""
 
     options: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Factorisation:
+    """The costly part of a closed form, which a search makes once for all settings that it does not depend on.
+
+    Attributes:
+      depends: names of the settings that it depends on.
+      make: `make(train, settings)` -> what the family's `fit` takes as `factors`.
+    """
+
+    depends: tuple[str, ...]
+    make: Callable[[Interactions, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +97,7 @@ class Family:
         on_epoch=, resume=)` -> a `Model` and its training's progress for a network (see `aejax.network.fit_network`).
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
       is_network: trained in epochs.
+      factorisation: what `fit(train, settings, factors=)` of a closed form can share with other settings.
     """
 
     settings: type
@@ -79,3 +105,4 @@ class Family:
     fit: Callable[..., Any]
     restore: Callable[..., Model]
     is_network: bool
+    factorisation: Factorisation | None = None

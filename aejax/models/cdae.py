@@ -1,5 +1,7 @@
-"""`cdae`: Wu, DuBois, Zheng and Ester (2016), Collaborative Denoising Auto-Encoders for Top-N Recommender Systems.
-WSDM. A denoising autoencoder with a vector for each customer. With x customer u's row `[I]` (section 3),
+"""`cdae`: Wu, DuBois, Zheng and Ester (2016), Collaborative Denoising Auto-Encoders for Top-N Recommender Systems,
+WSDM.
+
+A denoising autoencoder with a vector for each customer. With x customer u's row `[I]` (section 3),
 
 * corruption: a share `dropout` of the row is hidden and the rest scaled by 1 / (1 - dropout), in training alone;
 * hidden layer: z = s(W x + V_u + b), s the sigmoid, V `[U, D]` the customers' vectors;

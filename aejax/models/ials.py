@@ -28,7 +28,7 @@ import scipy.sparse as sp
 from aejax.batching import Batch, bucket, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, history_matrix, user_item_matrix
+from aejax.matrix import ValueSettings
 from aejax.models import Family, Range
 from aejax.training import Progress, TrainState, init_progress, run_epochs
 
@@ -37,12 +37,10 @@ GATHERED = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
-class IALSSettings:
+class IALSSettings(ValueSettings):
     """Settings of `ials`.
 
     Attributes:
-      values: value transform of the rows, one of `aejax.matrix.VALUES`: what a purchase weighs.
-      half_life: days, for `values=recency`.
       latent_dim: D, the size of a factor.
       alpha0: weight of everything that was not bought.
       l2: weight of the regularisation.
@@ -52,8 +50,6 @@ class IALSSettings:
       patience: epochs without a better validation NDCG@100 before training stops.
     """
 
-    values: str = "binary"
-    half_life: float = 180.0
     latent_dim: int = 128
     alpha0: float = 0.1
     l2: float = 0.003
@@ -63,11 +59,11 @@ class IALSSettings:
     patience: int = 5
 
     def __post_init__(self) -> None:
-        check_values(self.values)
+        super().__post_init__()
         for name in ("latent_dim", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("half_life", "alpha0", "l2", "init_scale"):
+        for name in ("alpha0", "l2", "init_scale"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name):g}; expected more than 0")
         if not 0.0 <= self.nu <= 1.0:
@@ -146,7 +142,7 @@ class Factors:
 
     def encode(self, histories: Histories) -> Problem:
         """Histories of n customers -> their rows and regularisation, on the host."""
-        row = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        row = self.settings.history_matrix(histories)
         return Problem(pad_rows(row), _ridge(row, self.settings))  # pyright: ignore[reportArgumentType] (host)
 
     def scores(self, batch: Problem) -> jax.Array:
@@ -168,7 +164,7 @@ def fit(
     resume: Callable[[Progress], Progress],
 ) -> tuple[Factors, Progress]:
     """Alternate between customers and products; for the arguments see `aejax.network.fit_network`."""
-    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = settings.train_matrix(train)
     matrix = sp.csr_array(matrix[np.diff(matrix.indptr) > 0])
     by_user, by_item = _blocks(matrix, settings), _blocks(sp.csr_array(matrix.T), settings)
     users_key, items_key = jax.random.split(key)

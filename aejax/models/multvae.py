@@ -35,7 +35,7 @@ from aejax import losses
 from aejax.batching import Batch, densify, drop_inputs
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
-from aejax.network import NetworkSettings, fit_and_restore
+from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows, xavier_linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,26 +91,16 @@ class MultAE(nnx.Module):
     def __init__(self, items: int, rngs: nnx.Rngs, *, hidden: tuple[int, ...], latent_dim: int, variational: bool):
         self.items = items
         self.variational = variational
-
-        def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(
-                inputs,
-                outputs,
-                kernel_init=jax.nn.initializers.xavier_uniform(),
-                bias_init=jax.nn.initializers.truncated_normal(0.001),
-                rngs=rngs,
-            )
-
         code = 2 * latent_dim if variational else latent_dim
-        self.encoder = nnx.List([linear(i, o) for i, o in pairwise((items, *hidden, code))])
-        self.decoder = nnx.List([linear(i, o) for i, o in pairwise((latent_dim, *hidden[::-1], items))])
+        self.encoder = nnx.List([xavier_linear(i, o, rngs) for i, o in pairwise((items, *hidden, code))])
+        self.decoder = nnx.List([xavier_linear(i, o, rngs) for i, o in pairwise((latent_dim, *hidden[::-1], items))])
 
     def encode(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """A normalised batch -> z_mean and z_log_var `[B, D]`; without a variational code, the code and zeros."""
-        h = densify(batch, self.items)
-        for layer in self.encoder[:-1]:
-            h = jnp.tanh(layer(h))
-        code = self.encoder[-1](h)
+        first, *rest = self.encoder
+        code = linear_of_rows(first, batch)
+        for layer in rest:
+            code = layer(jnp.tanh(code))
         if self.variational:
             mean, log_var = jnp.split(code, 2, axis=1)
             return mean, log_var

@@ -26,99 +26,60 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from aejax.batching import Batch, densify, pad_rows
+from aejax.batching import Batch, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, from_state, history_matrix, to_state, user_item_matrix
+from aejax.matrix import ValueSettings, from_state, to_state
 from aejax.models import Family, Range
+from aejax.sparse_weights import SparseItemWeights, scores_of
 
 BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class ItemKNNSettings:
+class ItemKNNSettings(ValueSettings):
     """Settings of `itemknn` and `userknn`.
 
     Attributes:
-      values: value transform of the rows, one of `aejax.matrix.VALUES`.
-      half_life: days, for `values=recency`.
       neighbours: how many are kept.
       shrink: added to the denominator; weakens similarities that few purchases carry.
       power: similarities are raised to it.
     """
 
-    values: str = "binary"
-    half_life: float = 180.0
     neighbours: int = 100
     shrink: float = 10.0
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        check_values(self.values)
+        super().__post_init__()
         if self.neighbours < 1:
             raise InputError(f"neighbours is {self.neighbours}; expected 1 or more")
-        if not self.shrink >= 0 or not self.power > 0 or not self.half_life > 0:
+        if not self.shrink >= 0 or not self.power > 0:
             raise InputError(
-                f"shrink is {self.shrink:g}, power {self.power:g} and half_life {self.half_life:g}; expected shrink of "
-                "0 or more and the others above 0"
+                f"shrink is {self.shrink:g} and power {self.power:g}; expected shrink of 0 or more and power above 0"
             )
 
 
 @dataclasses.dataclass(frozen=True)
-class RP3BetaSettings:
+class RP3BetaSettings(ValueSettings):
     """Settings of `rp3beta`.
 
     Attributes:
-      values: value transform of the rows, one of `aejax.matrix.VALUES`.
-      half_life: days, for `values=recency`.
       neighbours: how many products each product leads to.
       alpha: power of the transition probabilities.
       beta: power of the popularity that scores are divided by.
     """
 
-    values: str = "binary"
-    half_life: float = 180.0
     neighbours: int = 100
     alpha: float = 1.0
     beta: float = 0.6
 
     def __post_init__(self) -> None:
-        check_values(self.values)
+        super().__post_init__()
         if self.neighbours < 1:
             raise InputError(f"neighbours is {self.neighbours}; expected 1 or more")
-        if not self.alpha > 0 or not self.half_life > 0:
-            raise InputError(f"alpha is {self.alpha:g} and half_life {self.half_life:g}; expected more than 0")
-
-
-@partial(jax.jit, static_argnames="count")
-def _scores(batch: Batch, count: int) -> jax.Array:
-    return densify(batch, count)
-
-
-@dataclasses.dataclass(frozen=True)
-class ItemNeighbours:
-    """Products with the products that they lead to.
-
-    Attributes:
-      weights: `[I, I]`, sparse.
-      settings: of the value transform.
-    """
-
-    weights: sp.csr_array
-    settings: ItemKNNSettings | RP3BetaSettings
-
-    def encode(self, histories: Histories) -> Batch:
-        """Histories of n customers -> their scores above 0, padded, on the host, where sparse products are quick."""
-        own = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
-        return pad_rows(sp.csr_array(own @ self.weights))
-
-    def scores(self, batch: Batch) -> jax.Array:
-        """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _scores(batch, self.weights.shape[1])
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What a run stores of it."""
-        return to_state(self.weights)
+        if not self.alpha > 0:
+            raise InputError(f"alpha is {self.alpha:g}; expected more than 0")
 
 
 @partial(jax.jit, static_argnames="k")
@@ -158,9 +119,9 @@ def _norms(matrix: sp.csr_array, axis: int) -> np.ndarray:
     return np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=axis), dtype=np.float64)).ravel()
 
 
-def fit_itemknn(train: Interactions, settings: ItemKNNSettings) -> ItemNeighbours:
+def fit_itemknn(train: Interactions, settings: ItemKNNSettings) -> SparseItemWeights:
     """Similarities of all products, block by block."""
-    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = settings.train_matrix(train)
     norms = _norms(matrix, 0)
 
     def weigh(block: sp.coo_array, start: int) -> None:
@@ -168,19 +129,19 @@ def fit_itemknn(train: Interactions, settings: ItemKNNSettings) -> ItemNeighbour
         block.data /= norms[row + start] * norms[column] + settings.shrink
         block.data **= settings.power
 
-    return ItemNeighbours(_columns_kept(sp.csr_array(matrix.T), matrix, settings.neighbours, weigh), settings)
+    return SparseItemWeights(_columns_kept(sp.csr_array(matrix.T), matrix, settings.neighbours, weigh), settings)
 
 
-def fit_rp3beta(train: Interactions, settings: RP3BetaSettings) -> ItemNeighbours:
+def fit_rp3beta(train: Interactions, settings: RP3BetaSettings) -> SparseItemWeights:
     """Transition probabilities of all products, block by block."""
-    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = settings.train_matrix(train)
     to_item, to_user = (_transitions(one, settings.alpha) for one in (matrix, sp.csr_array(matrix.T)))
     customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
 
     def weigh(block: sp.coo_array, start: int) -> None:
         block.data /= customers[block.coords[0] + start] ** settings.beta
 
-    return ItemNeighbours(
+    return SparseItemWeights(
         _columns_kept(sp.csr_array(to_item.T), sp.csr_array(to_user.T), settings.neighbours, weigh), settings
     )
 
@@ -196,9 +157,9 @@ def _transitions(matrix: sp.csr_array, alpha: float) -> sp.csr_array:
 
 def restore_items(
     state: Mapping[str, Any], settings: ItemKNNSettings | RP3BetaSettings, *, items: int
-) -> ItemNeighbours:
+) -> SparseItemWeights:
     """The model whose `state()` that was."""
-    return ItemNeighbours(from_state(state, items), settings)
+    return SparseItemWeights(from_state(state, items), settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +176,7 @@ class UserNeighbours:
 
     def encode(self, histories: Histories) -> Batch:
         """Histories of n customers -> their scores above 0, padded, on the host, where sparse products are quick."""
-        own = history_matrix(histories, self.settings.values, half_life=self.settings.half_life)
+        own = self.settings.history_matrix(histories)
         overlap = sp.coo_array(own @ self.matrix.T)
         row, column = overlap.coords
         overlap.data /= _norms(own, 1)[row] * _norms(self.matrix, 1)[column] + self.settings.shrink
@@ -225,7 +186,7 @@ class UserNeighbours:
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _scores(batch, self.matrix.shape[1])
+        return scores_of(batch, self.matrix.shape[1])
 
     def state(self) -> dict[str, np.ndarray]:
         """What a run stores of it."""
@@ -234,7 +195,7 @@ class UserNeighbours:
 
 def fit_userknn(train: Interactions, settings: ItemKNNSettings) -> UserNeighbours:
     """Keep the customers who bought something."""
-    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = settings.train_matrix(train)
     return UserNeighbours(sp.csr_array(matrix[np.diff(matrix.indptr) > 0]), settings)
 
 

@@ -15,28 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import check_values, user_item_matrix
+from aejax.matrix import ValueSettings
 from aejax.models import Choice, Family, Range
 
 
 @dataclasses.dataclass(frozen=True)
-class PopularitySettings:
-    """Settings of `popularity`.
-
-    Attributes:
-      values: value transform of what is summed, one of `aejax.matrix.VALUES`.
-      half_life: days, for `values=recency`.
-    """
-
-    values: str = "binary"
-    half_life: float = 180.0
-
-    def __post_init__(self) -> None:
-        check_values(self.values)
-        if not self.half_life > 0:
-            raise InputError(f"half_life is {self.half_life}; expected more than 0")
+class PopularitySettings(ValueSettings):
+    """Settings of `popularity`: the value transform of what is summed."""
 
 
 @partial(jax.jit, static_argnames="users")
@@ -70,7 +56,7 @@ class Popularity:
 
 def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
     """Sum the columns of the user-item matrix, in float64."""
-    matrix = user_item_matrix(train, settings.values, half_life=settings.half_life)
+    matrix = settings.train_matrix(train)
     popularity = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
     return Popularity(jnp.asarray(popularity, dtype=jnp.float32))
 

@@ -1,0 +1,122 @@
+r"""Linear autoencoders in closed form: `ease`, `edlae`, `rdlae` and `dan`, one solver with two sides.
+
+A user's scores are `x B` for the user's row x. With the user-item matrix X `[U, I]`, user weights W, targets Y, and a
+positive diagonal L, the weights minimise
+
+    || W^1/2 (Y - X B) ||^2 + || L^1/2 B ||^2     with  diag(B) <= xi.
+
+With `P = (X' W X + L)^-1` the solution is, column by column (Lagrange multipliers g),
+
+    B = P X' W Y - P diag(g),    g_j = max(0, diag(P X' W Y)_j - xi) / P_jj.
+
+For Y = X this is `B = I - P diag(L + g)`, and with xi = 0 the familiar `B_ij = -P_ij / P_jj` off the diagonal.
+
+What each name sets:
+
+* `ease`: L = l2, xi = 0. Steck (2019), Embarrassingly Shallow Autoencoders for Sparse Data, eq. 8,
+  https://arxiv.org/abs/1905.03375.
+* `edlae`: L = l2 + p / (1 - p) * diag(X' W X), the expectation of training with dropout p on the input whose loss is
+  emphasised on what was dropped. Steck (2020), Autoencoders that don't overfit towards the Identity, eq. 10 and 12.
+* `rdlae`: `edlae` with the diagonal relaxed to at most xi. Moon, Kim and Lee (2023), It's Enough: Relaxing Diagonal
+  Constraints in Linear Autoencoders for Recommendation, eq. 12, https://arxiv.org/abs/2305.12922.
+* `dan`: data-adaptive normalisation, Park et al. (2025), Why is Normalization Necessary for Linear Recommenders?,
+  https://arxiv.org/abs/2504.05805. With n_j the customers of product j it solves on `X diag(n)^-1/2`, which in the
+  coordinates of X is L = l2 * n (`l2_power` 1), and scores `x diag(n)^a B diag(n)^-a` (`item_power` a). Users weigh
+  `|x|^-b` (`user_power` b).
+
+All of them have all of these settings; the names differ in their defaults. User weights enter the solve and not the
+scoring: a new user's scores do not depend on a weight.
+
+**Two sides.** The items' side inverts `X' W X + L` `[I, I]`. The users' side inverts `[U, U]` and needs no `[I, I]`
+matrix: with `Xw = W^1/2 X` and `M = (Xw L^-1 Xw' + 1)^-1`, the Woodbury identity gives
+
+    P = L^-1 - L^-1 Xw' M Xw L^-1        P Xw' = L^-1 Xw' M        P_jj = (1 - Xw_j' M Xw_j / L_j) / L_j
+
+so `x P X' W Y = c Nt` and `x P = (x - c N) L^-1` with `c = x L^-1 Xw'`, `N = M Xw`, `Nt = M Yw`: the model is a
+matrix `[U, I]`, N with g folded in. Where customers are many and their histories short, `B = L^-1 Xw' N - diag(g / L)`
+is multiplied out once instead, because a customer's scores then are a few of its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from aejax import solve
+from aejax.errors import InputError
+from aejax.interactions import Interactions
+from aejax.matrix import from_state
+from aejax.models import Factorisation, Family, Range
+from aejax.models.linear.scoring import ItemWeights, UserWeights
+from aejax.models.linear.settings import DANSettings, EASESettings, EDLAESettings, RDLAESettings
+from aejax.models.linear.solving import (
+    SOLVERS,
+    Spectrum,
+    UserSolution,
+    make_system,
+    multiplied_out,
+    side_of,
+    spectrum,
+)
+
+
+def fit(train: Interactions, settings: EASESettings, factors: Spectrum | None = None) -> ItemWeights | UserWeights:
+    """Solve for the weights.
+
+    Args:
+      train: purchases.
+      settings: of the model.
+      factors: `factorise` of the same purchases and of settings that differ in no name of `FACTORISATION.depends`;
+        None: the smaller side is inverted for these settings alone, which is the quicker way to a single ridge.
+
+    Raises:
+      InputError: the system is singular in float32.
+      ResourceError: no side fits in memory; said before anything is allocated.
+    """
+    system = make_system(train, settings)
+    side = side_of(system, settings) if factors is None else factors.side
+    try:
+        return SOLVERS[side](system, settings, factors)
+    except (np.linalg.LinAlgError, FloatingPointError):
+        raise InputError(f"l2 {settings.l2:g} leaves the system singular in float32; try a larger l2") from None
+
+
+def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> ItemWeights | UserWeights:
+    """The model whose `state()` that was."""
+    if "weights" in state:
+        return ItemWeights(state["weights"], settings, bool(state["by_rows"]), settings.side)
+    if "answers" in state:
+        rows = from_state(state["rows"], items)
+        return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), rows, settings)
+    panels = [np.asarray(state["panels"][str(number)]) for number in range(len(state["panels"]))]
+    inverse = solve.whole(panels)
+    columns = from_state(state["columns"], len(inverse))
+    targets = from_state(state["targets"], len(inverse)) if "targets" in state else columns
+    solution = UserSolution(inverse, columns, targets, np.asarray(state["ridge"]), settings.xi)
+    return multiplied_out(solution, np.asarray(state["scale"]), settings)
+
+
+def factorise(train: Interactions, settings: EASESettings) -> Spectrum | None:
+    """What fits of any ridge `l2` without dropout share: the eigenvectors of the smaller side.
+
+    With `L = l2 D` the side is `K + l2` in coordinates in which K does not depend on l2, so one decomposition of K
+    serves every l2. None where it would not be exact (more than `EXACT` rows) or no l2 is free (dropout).
+    """
+    return None if settings.dropout else spectrum(make_system(train, settings), settings)
+
+
+FACTORISATION = Factorisation(("values", "half_life", "l2_power", "user_power", "dropout", "side"), factorise)
+_RIDGE = {"l2": Range(1.0, 10_000.0, log=True), "user_power": Range(0.0, 1.0, step=0.125)}
+_DROPOUT = {**_RIDGE, "dropout": Range(0.0, 0.8)}
+EASE = Family(EASESettings, _RIDGE, fit, restore, is_network=False, factorisation=FACTORISATION)
+EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, is_network=False)
+RDLAE = Family(RDLAESettings, {**_DROPOUT, "xi": Range(0.0, 0.8)}, fit, restore, is_network=False)
+DAN = Family(
+    DANSettings,
+    {**_DROPOUT, "l2": Range(0.1, 1_000.0, log=True), "item_power": Range(0.0, 0.6)},
+    fit,
+    restore,
+    is_network=False,
+)

@@ -1,0 +1,72 @@
+"""The settings of the linear autoencoders."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from aejax.errors import InputError, nearest
+from aejax.matrix import ValueSettings, check_powers, check_values
+
+SIDES = ("auto", "items", "users")
+
+
+@dataclasses.dataclass(frozen=True)
+class EASESettings(ValueSettings):
+    """Settings of a linear autoencoder.
+
+    Attributes:
+      targets: value transform of what is predicted; None: that of the inputs.
+      l2: ridge.
+      l2_power: the ridge of a product with n customers is `l2 * n ** l2_power`.
+      dropout: p of the emphasised dropout.
+      xi: the most that a product's own weight may be.
+      item_power: a product's column is scaled by `n ** item_power` on its way in, and by the inverse on its way out.
+      user_power: a customer with m products weighs `m ** -user_power`.
+      side: `items`, `users`, or `auto` for the smaller one.
+    """
+
+    targets: str | None = None
+    l2: float = 500.0
+    l2_power: float = 0.0
+    dropout: float = 0.0
+    xi: float = 0.0
+    item_power: float = 0.0
+    user_power: float = 0.0
+    side: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_values(self.targets or self.values)
+        if not self.l2 >= 1e-6 or not self.half_life > 0:
+            raise InputError(
+                f"l2 is {self.l2:g} and half_life {self.half_life:g}; expected 1e-6 or more, and more than 0"
+            )
+        if not 0.0 <= self.dropout < 1.0 or not 0.0 <= self.xi < 1.0:
+            raise InputError(f"dropout is {self.dropout:g} and xi {self.xi:g}; expected 0 or more and less than 1")
+        check_powers(self, "l2_power", "item_power", "user_power")
+        if self.side not in SIDES:
+            raise InputError(f'side is "{self.side}"; {nearest(self.side, SIDES)}')
+
+
+@dataclasses.dataclass(frozen=True)
+class EDLAESettings(EASESettings):
+    """Settings of `edlae`: see `EASESettings`."""
+
+    dropout: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class RDLAESettings(EDLAESettings):
+    """Settings of `rdlae`: see `EASESettings`."""
+
+    xi: float = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class DANSettings(EASESettings):
+    """Settings of `dan`: see `EASESettings`. Here the ridge is relative to a product's customers."""
+
+    l2: float = 10.0
+    l2_power: float = 1.0
+    item_power: float = 0.3
+    user_power: float = 0.5

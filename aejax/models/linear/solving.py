@@ -1,0 +1,297 @@
+"""The two sides of the solve; the names are those of the package's docstring."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+
+from aejax import solve
+from aejax.interactions import Interactions
+from aejax.matrix import scale_rows, to_state, user_item_matrix
+from aejax.models.linear.scoring import ItemWeights, UserWeights
+from aejax.models.linear.settings import EASESettings
+
+# A row that is read costs a CPU's memory as much time as this many multiplications of a row cost its cores.
+CELLS_PER_ROW_READ = 50
+# Up to this many rows a side is solved in float64: its diagonal is a small difference from 1.
+EXACT = 4096
+# Products that are multiplied out at once.
+OUT_BLOCK = 512
+
+
+def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
+    """`items`, `users`, or `users-to-items` (solved by users, multiplied out to `[I, I]`): the least work that fits.
+
+    Raises:
+      ResourceError: none of them fits in memory.
+    """
+    blocks = (os.cpu_count() or 1) * OUT_BLOCK
+    by_users = "users-to-items" if users * users > CELLS_PER_ROW_READ * cells else "users"
+    needed = {  # bytes at the worst moment: the inverse in blocks and whole, and what is made of it
+        "items": 4 * 2.6 * items * items,
+        "users-to-items": 4 * (1.6 * users * users + items * items + 4.0 * blocks * (users + items)),
+        "users": 4 * (2.0 * users * users + 4.0 * users * items),
+    }
+    order = {"items": ["items"], "users": [by_users, "users"]}.get(wanted) or (
+        [by_users, "users", "items"] if users < items else ["items", by_users, "users"]
+    )
+    free = solve.available_memory()
+    for side in order:
+        if needed[side] <= free:
+            return side
+    least = min(order, key=needed.__getitem__)
+    remedy = "--model gfcf, which has no such matrix"
+    raise solve.too_little_memory(f"{users:,} customers x {items:,} products", needed[least], free, remedy)
+
+
+class System(NamedTuple):
+    """What is solved.
+
+    Attributes:
+      inputs: Xw, `[U, I]`, customers without a purchase left out.
+      targets: Yw; the same object where Y = X.
+      direction: D of `L = l2 D` without dropout, `[I]`.
+      ridge: the diagonal of L, `[I]`.
+      scale: `n ** item_power`, `[I]`.
+    """
+
+    inputs: sp.csr_array
+    targets: sp.csr_array
+    direction: np.ndarray
+    ridge: np.ndarray
+    scale: np.ndarray
+
+
+def make_system(train: Interactions, settings: EASESettings) -> System:
+    """The weighted matrix with its ridge."""
+    matrix = settings.train_matrix(train)
+    lengths = np.diff(matrix.indptr)
+    kept = lengths > 0
+    root_weight = lengths[kept].astype(np.float64) ** (-0.5 * settings.user_power)
+    inputs = targets = scale_rows(matrix[kept], root_weight)
+    if settings.targets not in (None, settings.values):
+        other = user_item_matrix(train, str(settings.targets), half_life=settings.half_life)
+        targets = scale_rows(other[kept], root_weight)
+    customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
+    energy = np.asarray(inputs.multiply(inputs).sum(axis=0), dtype=np.float64).ravel()
+    direction = customers**settings.l2_power
+    ridge = settings.l2 * direction + settings.dropout / (1 - settings.dropout) * energy
+    return System(inputs, targets, direction, ridge, customers**settings.item_power)
+
+
+def side_of(system: System, settings: EASESettings) -> str:
+    """`choose_side` for a system."""
+    inputs = system.inputs
+    return choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """Eigenvectors of a side in coordinates in which its ridge is l2 times the identity: `Xw D^-1 Xw'`, `[U, U]`, or
+    `D^-1/2 Xw' Xw D^-1/2`, `[I, I]`, in float64.
+
+    Attributes:
+      side: as `choose_side` names it.
+      vectors: `[n, n]`, a column each.
+      values: `[n]`.
+    """
+
+    side: str
+    vectors: np.ndarray
+    values: np.ndarray
+
+    def inverse(self, l2: float) -> np.ndarray:
+        """The inverse of the side plus l2."""
+        return (self.vectors / (self.values + l2)) @ self.vectors.T
+
+
+def spectrum(system: System, settings: EASESettings) -> Spectrum | None:
+    """The eigenvectors of the side that is solved; None beyond `EXACT` rows."""
+    inputs, side = system.inputs, side_of(system, settings)
+    if inputs.shape[1 if side == "items" else 0] > EXACT:
+        return None
+    scaled = sp.csr_array(inputs, dtype=np.float64, copy=True)
+    scaled.data /= np.sqrt(system.direction)[scaled.indices]
+    gram = scaled.T @ scaled if side == "items" else scaled @ scaled.T
+    values, vectors = scipy.linalg.eigh(gram.toarray(), overwrite_a=True, check_finite=False)
+    return Spectrum(side, vectors, np.maximum(values, 0.0))
+
+
+def _multiplier(own: np.ndarray, diagonal: np.ndarray, xi: float) -> np.ndarray:
+    """G of the package's docstring; with xi = 0 the diagonal is exactly 0, from either side of it."""
+    excess = own - xi
+    return (np.maximum(excess, 0.0) if xi else excess) / diagonal
+
+
+def _items_inverse(system: System, settings: EASESettings, factors: Spectrum | None) -> np.ndarray:
+    """P of the package's docstring, `[I, I]` float32."""
+    inputs, ridge = system.inputs, system.ridge
+    if factors is not None:
+        root = np.sqrt(system.direction)
+        return (factors.inverse(settings.l2) / root[:, None] / root).astype(np.float32)
+    transposed = sp.csr_array(inputs.T)
+
+    def panel(start: int, stop: int) -> np.ndarray:
+        rows = (transposed[start:stop] @ inputs[:, :stop]).toarray()
+        rows[np.arange(stop - start), np.arange(start, stop)] += ridge[start:stop]
+        return rows
+
+    return solve.whole(solve.inverse_panels(panel, inputs.shape[1]))
+
+
+def _solve_items(system: System, settings: EASESettings, factors: Spectrum | None) -> ItemWeights:
+    inputs, targets, _, ridge, scale = system
+    count = inputs.shape[1]
+    inverse = _items_inverse(system, settings, factors)
+    diagonal = inverse.diagonal().astype(np.float64)
+    if targets is inputs:
+        multiplier = _multiplier(1.0 - diagonal * ridge, diagonal, settings.xi)
+        weights = np.negative(inverse, out=inverse)
+        weights *= (ridge + multiplier).astype(np.float32)
+        weights[np.diag_indices(count)] += 1.0
+    else:
+        weights = np.ascontiguousarray((sp.csr_array(targets.T @ inputs) @ inverse).T)
+        multiplier = _multiplier(weights.diagonal().astype(np.float64), diagonal, settings.xi)
+        weights -= inverse * multiplier.astype(np.float32)
+    by_rows = inputs.nnz * CELLS_PER_ROW_READ < inputs.shape[0] * inputs.shape[1]
+    return _item_weights(weights, scale, settings, by_rows, "items")
+
+
+@dataclasses.dataclass(frozen=True)
+class UserSolution:
+    """M of the package's docstring, and what is made of it block of products by block of products.
+
+    Attributes:
+      inverse: M, `[U, U]`.
+      columns: `Xw'`, `[I, U]`.
+      targets: `Yw'`, `[I, U]`.
+      ridge: the diagonal of L.
+      xi: the most that a product's own weight may be.
+    """
+
+    inverse: np.ndarray
+    columns: sp.csr_array
+    targets: sp.csr_array
+    ridge: np.ndarray
+    xi: float
+
+    @property
+    def least(self) -> float:
+        """Where a difference from 1 has three digits left."""
+        return 1e3 * float(np.finfo(self.inverse.dtype).eps)
+
+    def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """For products `start` to `stop`: `(Nt + N diag(g / L))'`, `[products, U]`, and `g / L`."""
+        ridge, columns = self.ridge[start:stop], self.columns[start:stop]
+        solved = np.asarray(columns @ self.inverse)
+        answers = solved
+        if self.targets is not self.columns:
+            answers = np.asarray(self.targets[start:stop] @ self.inverse)
+        rest = 1.0 - _row_products(columns, solved) / ridge  # L P, which is near 0 where the ridge is weak
+        if rest.min() < self.least:
+            raise FloatingPointError
+        diagonal = rest / ridge
+        own = _multiplier(_row_products(columns, answers) / ridge, diagonal, self.xi) / ridge
+        return (answers + solved * own[:, None]).astype(np.float32), own
+
+
+def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserSolution:
+    inputs, targets, _, ridge, _ = system
+    columns = sp.csr_array(inputs.T)
+    rows = _over_ridge(inputs, ridge)
+
+    def panel(start: int, stop: int) -> np.ndarray:
+        block = (rows[start:stop] @ columns[:, :stop]).toarray()
+        block[np.arange(stop - start), np.arange(start, stop)] += 1.0
+        return block
+
+    users = inputs.shape[0]
+    if factors is not None:
+        inverse = settings.l2 * factors.inverse(settings.l2)
+    elif users <= EXACT:
+        whole = panel(0, users).astype(np.float64)
+        inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(whole, lower=True), np.eye(users))
+    else:
+        inverse = solve.whole(solve.inverse_panels(panel, users))
+    targets_by_item = columns if targets is inputs else sp.csr_array(targets.T)
+    return UserSolution(inverse, columns, targets_by_item, ridge, settings.xi)
+
+
+def _over_ridge(inputs: sp.csr_array, ridge: np.ndarray) -> sp.csr_array:
+    rows = inputs.copy()
+    rows.data /= ridge[rows.indices].astype(np.float32)
+    return rows
+
+
+def _solve_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserWeights:
+    inputs, _, _, ridge, scale = system
+    answers, own = _by_users(system, settings, factors).answers(0, inputs.shape[1])
+    answers /= scale[:, None].astype(np.float32)
+    return UserWeights(
+        jnp.asarray(answers.T),
+        jnp.asarray(own / scale, dtype=jnp.float32),
+        scale.astype(np.float32),
+        _over_ridge(inputs, ridge),
+        settings,
+    )
+
+
+def _solve_users_to_items(system: System, settings: EASESettings, factors: Spectrum | None) -> ItemWeights:
+    return multiplied_out(_by_users(system, settings, factors), system.scale, settings)
+
+
+def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESettings) -> ItemWeights:
+    """The weights between products, a block of their columns at a time."""
+    columns = solution.columns
+    back = sp.csr_array(columns, copy=True)
+    back.data /= np.repeat(solution.ridge, np.diff(columns.indptr)).astype(np.float32)
+    count = columns.shape[0]
+    weights = solve.empty(count, count)
+
+    def fill(start: int) -> None:
+        stop = min(start + OUT_BLOCK, count)
+        answers, own = solution.answers(start, stop)
+        block = np.asarray(back @ np.ascontiguousarray(answers.T))
+        block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
+        weights[:, start:stop] = block
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a sparse product keeps one core busy, and holds no lock
+        for done in [pool.submit(fill, start) for start in range(0, count, OUT_BLOCK)]:
+            done.result()
+    if len(solution.inverse) <= EXACT:
+        return _item_weights(weights, scale, settings, True, "users")
+    smaller: dict[str, Any] = {"columns": to_state(columns), "ridge": solution.ridge, "scale": scale}
+    if solution.targets is not columns:
+        smaller["targets"] = to_state(solution.targets)
+    panels = solve.lower_panels(solution.inverse)
+    smaller["panels"] = {str(number): panel for number, panel in enumerate(panels)}
+    return dataclasses.replace(_item_weights(weights, scale, settings, True, "users"), smaller=smaller)
+
+
+def _item_weights(
+    weights: np.ndarray, scale: np.ndarray, settings: EASESettings, by_rows: bool, side: str
+) -> ItemWeights:
+    if not settings.xi:
+        np.fill_diagonal(weights, 0.0)
+    if settings.item_power:
+        weights *= scale[:, None].astype(np.float32)
+        weights /= scale.astype(np.float32)
+    return ItemWeights(jax.device_put(weights), settings, by_rows, side)
+
+
+SOLVERS = {"items": _solve_items, "users": _solve_users, "users-to-items": _solve_users_to_items}
+
+
+def _row_products(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
+    """`[n, U], [n, U]` -> the product of each pair of rows, `[n]`, summed in float64."""
+    row = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.indptr))
+    products = sparse.data.astype(np.float64) * dense[row, sparse.indices]
+    return np.bincount(row, weights=products, minlength=sparse.shape[0])
