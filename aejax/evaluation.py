@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from aejax import batching, metrics, ranking
 from aejax.errors import InputError
-from aejax.models import Model, known_customers
+from aejax.models import Model, unknown_customers
 from aejax.split import HeldOut
 
 VALIDATION_METRIC = "ndcg@100"
@@ -122,7 +122,7 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
         part.users,
         {key: np.concatenate([piece[key] for piece in pieces]) for key in metrics.KEYS},
         float(recommended[:items].mean()),
-        int(np.count_nonzero(~known_customers(model, part.inputs))),
+        len(unknown_customers(model, part.inputs)),
     )
 
 

@@ -26,7 +26,7 @@ from aejax.interactions import (
     net_returns,
 )
 from aejax.matrix import history_matrix
-from aejax.models import Model, known_customers
+from aejax.models import Model, unknown_customers
 
 COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
 
@@ -108,7 +108,9 @@ def recommend(
 
 def basis_of(model: Model, histories: Histories) -> np.ndarray:
     """Histories of n customers -> `[n]`: `model`, or `mean-customer` for one whom the model does not know."""
-    return np.where(known_customers(model, histories), "model", "mean-customer")
+    basis = np.full(len(histories), "model", dtype=object)
+    basis[unknown_customers(model, histories)] = "mean-customer"
+    return basis
 
 
 def best_items(

@@ -12,7 +12,7 @@ from aejax.errors import InputError
 from aejax.evaluation import evaluate, validator
 from aejax.experiment import blending
 from aejax.experiment.blending import BlendSettings, find_weights
-from aejax.models import known_customers
+from aejax.models import unknown_customers
 from aejax.models.blend import Blend, standardise
 from tests.shops import run, write_shop
 
@@ -46,19 +46,19 @@ def test_scores_are_the_weighted_sum(parts):
     np.testing.assert_allclose(blend.scores(blend.encode(histories)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_blend_knows_the_customers_that_every_part_knows(parts):
+def test_a_blend_does_not_know_the_customers_that_a_part_does_not_know(parts):
     class Part:
-        def __init__(self, *known):
-            self.ids = known
+        def __init__(self, *unknown):
+            self.ids = unknown
 
-        def known(self, histories):
-            return np.isin(histories.lines.users.ids, self.ids)
+        def unknown(self, histories):
+            return np.flatnonzero(np.isin(histories.lines.users.ids, self.ids))
 
     histories = parts.test.inputs.take(0, 4)
     first, second, third, _ = histories.lines.users.ids
-    blend = Blend([Part(first, second), Part(second, third), object()], [1.0, 1.0, 1.0], [0, 1, 2])
-    assert known_customers(blend, histories).tolist() == [False, True, False, False]
-    assert known_customers(Blend([object()], [1.0], [0]), histories).all()
+    blend = Blend([Part(third, second), object(), Part(first, second)], [1.0, 1.0, 1.0], [0, 1, 2])
+    assert unknown_customers(blend, histories).tolist() == [0, 1, 2]
+    assert unknown_customers(Blend([object()], [1.0], [0]), histories).tolist() == []
 
 
 def test_a_blend_is_at_least_its_best_part_on_validation(parts):

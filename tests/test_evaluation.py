@@ -98,8 +98,8 @@ class Acquainted(TableModel):
 
     trained_on: int = 0
 
-    def known(self, histories):
-        return np.isin(histories.lines.users.ids, self.lines.users.ids[: self.trained_on])
+    def unknown(self, histories):
+        return np.flatnonzero(~np.isin(histories.lines.users.ids, self.lines.users.ids[: self.trained_on]))
 
 
 def test_customers_whom_the_model_does_not_know_are_counted_and_noted(model, part):

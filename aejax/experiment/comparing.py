@@ -86,7 +86,7 @@ def compare(
         raise InputError(f"--split-seeds is {split_seeds}, but --split {protocol} draws nothing; leave it out")
     rows: list[pd.DataFrame] = []
     summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
-    notes: list[str] = []
+    notes: dict[str, str] = {}
     logs: dict[str, tuple[Mapping[str, Any], ...]] = {}
     first: Prepared | None = None
     best: Trial | None = None
@@ -106,8 +106,8 @@ def compare(
                     trial = Trial(name, seed, split_seed, fitted, evaluate(fitted.model, prepared.split.test))
                 rows.append(_per_user(trial, prepared))
                 summaries[name].append(_trial_summary(trial))
-                if name not in logs and trial.evaluation.note:
-                    notes.append(f"{name}: {trial.evaluation.note}")
+                if trial.evaluation.note:
+                    notes.setdefault(name, f"{name}: {trial.evaluation.note}")
                 logs.setdefault(name, fitted.log)
                 score = fitted.validation
                 assert score is not None
@@ -119,7 +119,7 @@ def compare(
         "data": dataset.format,
         "protocol": first.split.protocol,
         "repeat": first.split_config.repeat,
-        "note": "; ".join(filter(None, [first.split.note, *notes])),
+        "note": "; ".join(filter(None, [first.split.note, *notes.values()])),
         "customers": len(first.interactions.users),
         "products": len(first.interactions.items),
         "users": len(set(per_user["customer_id"])),

@@ -88,6 +88,7 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
         histories = part.inputs.take(int(position), int(position) + 1)
         top = min(10, len(lines.items))
         scores, items = recommendation.best_items(model, histories, seen[[position]], top=top, rows=1)
+        basis = str(recommendation.basis_of(model, histories)[0])
         later = set(part.targets[[position]].indices.tolist())
         bought, orders = np.unique(histories.lines.item, return_counts=True)
         most = np.argsort(-orders, kind="stable")[:BOUGHT_SHOWN]
@@ -101,7 +102,7 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
                         "rank": rank + 1,
                         **_product(lines.items.ids[item], title_of),
                         "score": float(score),
-                        "basis": str(recommendation.basis_of(model, histories)[0]),
+                        "basis": basis,
                         "bought_later": int(item) in later,
                     }
                     for rank, (item, score) in enumerate(zip(items[0], scores[0], strict=True))

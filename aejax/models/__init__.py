@@ -33,18 +33,21 @@ class Model(Protocol):
 
 @runtime_checkable
 class KnowsCustomers(Protocol):
-    """A fitted model that holds something of its own for each customer whom it was trained on."""
+    """A fitted model that holds something of its own for each customer whom it was trained on, and scores another's
+    history as that of the mean of those.
+    """
 
-    def known(self, histories: Histories) -> np.ndarray:
-        """Histories of n customers -> `[n]` bool: who was trained on; the others are scored as the mean of those."""
+    def unknown(self, histories: Histories) -> np.ndarray:
+        """Histories of n customers -> the increasing positions among them of those whom it was not trained on."""
         ...
 
 
-def known_customers(model: Model, histories: Histories) -> np.ndarray:
-    """Histories of n customers -> `[n]` bool; all of them where a model needs no more of a customer than a history."""
-    return model.known(histories) if isinstance(model, KnowsCustomers) else np.ones(len(histories), dtype=bool)
+def unknown_customers(model: Model, histories: Histories) -> np.ndarray:
+    """Histories of n customers -> the positions of those whom the model would have to know and does not."""
+    return model.unknown(histories) if isinstance(model, KnowsCustomers) else np.empty(0, dtype=np.intp)
 
 
+@runtime_checkable
 class Telling(Protocol):
     """A model whose fit decided something that its user should know."""
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from aejax.interactions import Histories
-from aejax.models import Model, known_customers
+from aejax.models import Model, unknown_customers
 
 
 @jax.jit
@@ -40,9 +40,9 @@ class Blend:
         """Histories of n customers -> every part's batch."""
         return tuple(model.encode(histories) for model in self.models)
 
-    def known(self, histories: Histories) -> np.ndarray:
-        """Histories of n customers -> `[n]` bool: whom every part knows."""
-        return np.all([known_customers(model, histories) for model in self.models], axis=0)
+    def unknown(self, histories: Histories) -> np.ndarray:
+        """Histories of n customers -> the positions of those whom a part does not know."""
+        return np.unique(np.concatenate([unknown_customers(model, histories) for model in self.models]))
 
     def scores(self, batch: tuple[Any, ...]) -> jax.Array:
         """Every part's batch of B customers -> scores `[B, I]`, higher is better."""
