@@ -100,8 +100,8 @@ def whole(panels: list[Any]) -> np.ndarray:
 
 
 def lower_panels(full: np.ndarray) -> list[np.ndarray]:
-    """A symmetric matrix `[n, n]` -> copies of its block rows on and below the diagonal: what `whole` takes."""
-    return [full[start : start + BLOCK, : start + BLOCK].copy() for start in range(0, len(full), BLOCK)]
+    """A symmetric matrix `[n, n]` -> views of its block rows on and below the diagonal: what `whole` takes."""
+    return [full[start : start + BLOCK, : start + BLOCK] for start in range(0, len(full), BLOCK)]
 
 
 def empty(rows: int, columns: int) -> np.ndarray:

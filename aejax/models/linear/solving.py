@@ -23,8 +23,8 @@ from aejax.models.linear.settings import EASESettings
 CELLS_PER_ROW_READ = 50
 # Up to this many rows a side is solved in float64: its diagonal is a small difference from 1.
 EXACT = 4096
-# Products that are multiplied out at once.
-OUT_BLOCK = 512
+# Products that are multiplied out at once: so few that what their columns hold stays in a cache.
+OUT_BLOCK = 128
 
 
 def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
@@ -37,7 +37,7 @@ def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
     by_users = "users-to-items" if users * users > CELLS_PER_ROW_READ * cells else "users"
     needed = {  # bytes at the worst moment: the inverse in blocks and whole, and what is made of it
         "items": 4 * 2.6 * items * items,
-        "users-to-items": 4 * (1.6 * users * users + items * items + 4.0 * blocks * (users + items)),
+        "users-to-items": 4 * max(1.6 * users * users, users * users + items * items + 4.0 * blocks * (users + items)),
         "users": 4 * (2.0 * users * users + 4.0 * users * items),
     }
     order = {"items": ["items"], "users": [by_users, "users"]}.get(wanted) or (
@@ -200,7 +200,18 @@ class UserSolution:
             raise FloatingPointError
         diagonal = rest / ridge
         own = _multiplier(_row_products(columns, answers) / ridge, diagonal, self.xi) / ridge
-        return (answers + solved * own[:, None]).astype(np.float32), own
+        return _plus_scaled(answers, solved, own), own
+
+
+def _plus_scaled(answers: np.ndarray, solved: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """`answers + solved * own[:, None]` in float32, in the memory of `solved`; both may be the same array."""
+    factor = own.astype(solved.dtype)[:, None]
+    if answers is solved:
+        solved *= 1 + factor
+    else:
+        solved *= factor
+        solved += answers
+    return solved.astype(np.float32, copy=False)
 
 
 def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserSolution:
