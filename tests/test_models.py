@@ -285,13 +285,6 @@ def test_recent_popularity_follows_its_half_life():
     assert short[1] > short[0] > 0
 
 
-def test_popularity_restores_a_run_from_before_it_had_settings():
-    restored = family("popularity").restore(
-        {"customers": np.array([1.0, 3.0], np.float32)}, make_settings("popularity", {}), items=2
-    )
-    np.testing.assert_array_equal(restored.scores(np.zeros(1)), [[1, 3]])
-
-
 def test_popularity_follows_a_permutation_of_products_and_ignores_one_of_customers(planted):
     rng = np.random.default_rng(2)
     quantities = np.zeros((len(planted.users), ITEMS), dtype=np.int32)
