@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -108,6 +108,35 @@ def scale_rows(matrix: sp.csr_array, factor: np.ndarray) -> sp.csr_array:
     scaled = sp.csr_array(matrix, dtype=np.float32, copy=True)
     scaled.data *= np.repeat(factor, np.diff(matrix.indptr)).astype(np.float32)
     return scaled
+
+
+class WeightedRows(NamedTuple):
+    """A user-item matrix X with weights W of its customers, as the closed forms take it.
+
+    Attributes:
+      rows: `W^1/2 X`, `[n, I]` float32, of the n customers with a purchase.
+      kept: `[U]`, who they are.
+      root_weight: the diagonal of `W^1/2`, `[n]`.
+      customers: `[I]`, how many bought a product, 1 at least.
+      energy: the diagonal of `X' W X`, `[I]`.
+    """
+
+    rows: sp.csr_array
+    kept: np.ndarray
+    root_weight: np.ndarray
+    customers: np.ndarray
+    energy: np.ndarray
+
+
+def weighted_rows(matrix: sp.csr_array, user_power: float) -> WeightedRows:
+    """The matrix `[U, I]` with a customer of m products weighing `m ** -user_power`."""
+    lengths = np.diff(matrix.indptr)
+    kept = lengths > 0
+    root_weight = lengths[kept].astype(np.float64) ** (-0.5 * user_power)
+    rows = scale_rows(matrix[kept], root_weight)
+    customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
+    energy = np.asarray(rows.multiply(rows).sum(axis=0), dtype=np.float64).ravel()
+    return WeightedRows(rows, kept, root_weight, customers, energy)
 
 
 def to_state(matrix: sp.csr_array) -> dict[str, np.ndarray]:

@@ -36,6 +36,7 @@ MODELS = {
     "rdlae": "aejax.models.linear:RDLAE",
     "dan": "aejax.models.linear:DAN",
     "slim": "aejax.models.slim:FAMILY",
+    "elsa": "aejax.models.elsa:FAMILY",
     "blend": "aejax.experiment.blending:FAMILY",
 }
 

@@ -6,18 +6,17 @@ tens of thousands of rows are not equally sound in every build of BLAS.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+import scipy.sparse as sp
 
-from aejax.errors import ResourceError
+from aejax.errors import InputError
 
 BLOCK = 2048
 TILE = 256
@@ -100,8 +99,8 @@ def whole(panels: list[Any]) -> np.ndarray:
 
 
 def lower_panels(full: np.ndarray) -> list[np.ndarray]:
-    """A symmetric matrix `[n, n]` -> copies of its block rows on and below the diagonal: what `whole` takes."""
-    return [full[start : start + BLOCK, : start + BLOCK].copy() for start in range(0, len(full), BLOCK)]
+    """A symmetric matrix `[n, n]` -> views of its block rows on and below the diagonal: what `whole` takes."""
+    return [full[start : start + BLOCK, : start + BLOCK] for start in range(0, len(full), BLOCK)]
 
 
 def empty(rows: int, columns: int) -> np.ndarray:
@@ -112,18 +111,29 @@ def empty(rows: int, columns: int) -> np.ndarray:
     return raw[start : start + rows * columns * 4].view(np.float32).reshape(rows, columns)
 
 
-def too_little_memory(what: str, needed: float, free: float, remedy: str) -> ResourceError:
-    """The error of `what` that takes `needed` bytes where only `free` are, and what to use instead."""
-    return ResourceError(
-        f"{what} need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; raise "
-        f"--min-customers, or use {remedy}"
-    )
+def gram_panels(rows: sp.csr_array, columns: sp.csr_array, diagonal: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """Sparse `[n, m]`, `[m, n]` and a diagonal `[n]` -> `rows columns + diagonal` as `inverse_panels` takes it."""
+
+    def panel(start: int, stop: int) -> np.ndarray:
+        block = (rows[start:stop] @ columns[:, :stop]).toarray()
+        block[np.arange(stop - start), np.arange(start, stop)] += diagonal[start:stop]
+        return block
+
+    return panel
 
 
-def available_memory() -> int:
-    """Bytes of memory that new arrays can take, as the operating system estimates them."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def check_digits(left: np.ndarray, kind: np.typing.DTypeLike) -> None:
+    """Raises `numpy.linalg.LinAlgError` where a small difference has fewer than three digits left.
+
+    Args:
+      left: what elimination leaves of each diagonal element, as a share of it: `1 / (A_jj P_jj)` for a matrix A with
+        the inverse P, which is one less the share of row j that the other rows explain.
+      kind: the floats in which it is solved.
+    """
+    if not left.min() >= 1e3 * np.finfo(kind).eps:  # NaN too
+        raise np.linalg.LinAlgError
+
+
+def singular(l2: float) -> InputError:
+    """The error of a ridge with which a matrix has no inverse in floats."""
+    return InputError(f"l2 {l2:g} leaves the system singular in float32; try a larger l2")

@@ -5,8 +5,8 @@
 
 Every row runs in a process of its own, whose time and peak memory are its own too, and is written to OUT as it ends: a
 second start goes on with the rows that are missing. Settings come from `scripts/settings/NAME.json` (found on
-validation by `aejax tune`, whose logs lie beside it; a model that is not in it has its defaults); rows marked with *
-have the settings that their paper names instead, which were chosen on test.
+validation by `aejax tune`, whose logs lie beside it); rows marked with * have the settings that their paper names
+instead, which were chosen on test. A model that is not in the file has its defaults, and its row says so.
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ def run_row(row: Row, table: Table, data: Path, stored: Mapping[str, Any]) -> di
     start = time.perf_counter()
     dataset = datasets.read(data)
     given = row.given if row.given is not None else experiment.own_settings(row.model, {}, stored)
+    origin = "tuned" if row.model in stored else "defaults"
     settings = registry.make_settings(row.model, given)
     figures: dict[str, list[float]] = {metric: [] for metric in table.metrics}
     for seed in range(table.split_seeds):
@@ -160,6 +161,7 @@ def run_row(row: Row, table: Table, data: Path, stored: Mapping[str, Any]) -> di
             means.append(float(values[metric].mean(dtype="float64")))
     return {
         "row": row.label,
+        "settings": "published" if row.given is not None else origin,
         "figures": figures,
         "seconds": round(time.perf_counter() - start, 1),
         "gigabytes": round(peak_megabytes() / 1024, 2),
@@ -169,10 +171,10 @@ def run_row(row: Row, table: Table, data: Path, stored: Mapping[str, Any]) -> di
 def print_table(table: Table, found: Sequence[Mapping[str, Any]]) -> None:
     """The rows that are there, as Markdown."""
     heads = [head for metric in table.metrics for head in (metric, "published", "difference")]
-    print(f"| model | {' | '.join(heads)} | seconds | GB | published by |\n|{'---|' * (len(heads) + 4)}")
+    print(f"| model | settings | {' | '.join(heads)} | seconds | GB | published by |\n|{'---|' * (len(heads) + 5)}")
     published = {row.label: row for row in table.rows}
     for record in found:
-        row, cells = published[record["row"]], []
+        row, cells = published[record["row"]], [record["settings"]]
         for metric in table.metrics:
             own = statistics.mean(record["figures"][metric])
             theirs = row.published.get(metric)

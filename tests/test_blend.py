@@ -152,6 +152,16 @@ def test_given_weights_stay_and_a_part_of_weight_0_is_left_out(parts):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def test_given_weights_are_not_validated_unless_asked_for(parts, monkeypatch):
+    settings = BlendSettings(parts=("popularity", "ease"), weights=(0.5, 2.0))
+    asked = experiment.fit_model("blend", settings, parts, seed=0)
+    monkeypatch.setattr(blending, "select", None)
+    fitted = experiment.fit_model("blend", settings, parts, seed=0, validated=False)
+    assert fitted.validation is None
+    ours, theirs = (evaluate(model, parts.test).values["ndcg@100"] for model in (fitted.model, asked.model))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_run_of_a_blend_is_like_any_other(shop, tmp_path):
     file = tmp_path / "s.json"
     file.write_text(json.dumps({"ease": {"l2": 3.0}, "multvae": {"hidden": [], "latent_dim": 4, "epochs": 3}}))

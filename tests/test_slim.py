@@ -1,13 +1,14 @@
 """Sparse linear weights against coordinate descent, column by column."""
 
 import functools
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from aejax import registry, runs
 from aejax.errors import InputError, ResourceError
-from aejax.interactions import Histories
+from aejax.interactions import Histories, Interactions, Vocabulary
 from aejax.matrix import user_item_matrix
 from aejax.models import slim
 from aejax.models.slim import SlimSettings
@@ -139,11 +140,48 @@ def test_a_stored_model_scores_alike(tiny_lines, apart, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_before_it_is_tried(tiny_lines, monkeypatch):
-    monkeypatch.setattr(slim.solve, "available_memory", lambda: 4 * 4 * 30 * 30 - 1)
-    with pytest.raises(ResourceError, match=r"30 products need .* GB of memory, .*--model itemknn"):
+    monkeypatch.setattr(slim.memory, "available", lambda: slim.memory_needed(30) - 1)
+    with pytest.raises(ResourceError, match=r"30 products need .* GB of memory, .*--model elsa"):
         slim.fit(tiny_lines, SlimSettings())
-    monkeypatch.setattr(slim.solve, "available_memory", lambda: 4 * 4 * 30 * 30)
+    monkeypatch.setattr(slim.memory, "available", lambda: slim.memory_needed(30))
     slim.fit(tiny_lines, SlimSettings())
+
+
+def test_the_memory_that_is_asked_for_is_what_dense_weights_take(monkeypatch):
+    """The arrays of the host alone, P among them: those of a block stay with the device."""
+    monkeypatch.setattr(slim, "BLOCK", 16)
+    monkeypatch.setattr(slim.solve, "BLOCK", 40)
+    bought = np.random.default_rng(0).uniform(size=(50, 400)) < 0.3
+    user, item = np.nonzero(bought)
+    lines = Interactions(
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        quantity=np.ones(len(user), np.int32),
+        users=Vocabulary.of(f"u{n}" for n in range(50)),
+        items=Vocabulary.of(f"i{n}" for n in range(400)),
+        order=np.arange(len(user), dtype=np.int32),
+        at=None,
+    )
+    settings = SlimSettings(l1=0.0, l2=100.0, nonnegative=False, tolerance=0.1)
+    slim.fit(lines, settings)  # compiled
+    tracemalloc.start()
+    model = slim.fit(lines, settings)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert model.weights.nnz > 0.99 * 400 * 399
+    assert peak == pytest.approx(slim.memory_needed(400), rel=0.1)
+
+
+def test_positions_beyond_32_bits_take_more_memory():
+    below, beyond = slim.memory_needed(46_340), slim.memory_needed(46_341)
+    assert below < 22 * 46_340**2
+    assert beyond > 28 * 46_341**2
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_what_float32_cannot_tell_apart_is_refused(tiny_lines, center):
+    with pytest.raises(InputError, match="l2 1e-06 leaves the system singular in float32; try a larger l2"):
+        slim.fit(tiny_lines.take(tiny_lines.user < 10), SlimSettings(l2=1e-6, rho=1e-3, center=center))
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,28 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(shop, tmp_path, m
     assert "learning_rate" in trials[1]["message"]
 
 
+def test_a_ridge_that_fit_would_refuse_fails_its_trial_with_the_same_reason(tmp_path, monkeypatch, capsys):
+    """The search solves by eigenvectors in float64, fit in float32."""
+    folder = tmp_path / "data"  # more products than customers: without a ridge there is no inverse between products
+    folder.mkdir()
+    (folder / "train.txt").write_text(
+        "".join(f"{u} {' '.join(str((3 * u + n) % 20) for n in range(12))}\n" for u in range(8))
+    )
+    (folder / "test.txt").write_text("".join(f"{u} {(3 * u + 13) % 20}\n" for u in range(8)))
+    family = registry.family("ease")
+    search = {"l2": Range(1e-6, 1e-5, log=True)}
+    given = (folder, "--model", "ease", "--set", "side=items")
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "family", lambda name: type(family)(**{**vars(family), "search": search}))
+        assert run("tune", *given, "--trials", 3, "--run", tmp_path / "tuned") == 0
+    trials = trials_of(tmp_path / "tuned")
+    assert [trial["state"] for trial in trials] == ["complete", "failed", "failed"]
+    assert "leaves the system singular in float32; try a larger l2" in trials[1]["message"]
+    capsys.readouterr()
+    assert run("fit", *given, f"l2={trials[1]['settings']['l2']}", "--run", tmp_path / "fitted") == 1
+    assert trials[1]["message"] in " ".join(capsys.readouterr().err.split())
+
+
 def test_recency_without_dates_fails_its_trials_and_not_the_search(tmp_path):
     """Recent popularity is searched beside plain popularity; a LightGCN folder has no dates."""
     folder = tmp_path / "data"

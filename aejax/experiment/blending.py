@@ -20,7 +20,7 @@ import numpy as np
 
 from aejax import batching, evaluation, metrics, registry
 from aejax.errors import InputError
-from aejax.experiment.selecting import Hooks, refit, select
+from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit, select
 from aejax.interactions import histories_of
 from aejax.models import Family, Model
 from aejax.models.blend import Blend, standardise
@@ -67,15 +67,21 @@ class BlendSettings:
         return registry.make_settings(part, self.settings[part])
 
 
-def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks) -> tuple[Model, float, int]:
-    """Fit the parts, weigh them, and fit those that count again.
+def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks, validated: bool) -> Fitted:
+    """Fit the parts, weigh them, and fit those that count again; for the arguments see `aejax.experiment.fit_model`.
 
-    Returns:
-      The blend to test, the validation score of the one fitted on train, and the most epochs of a part.
+    Where the weights are given and their score is not asked for, each part is fitted as it would be alone.
     """
     hooks_of = {name: dataclasses.replace(hooks, prefix=f"{name} ") for name in settings.parts}
     given = settings.weights
     names = [name for number, name in enumerate(settings.parts) if given is None or given[number] > 0]
+    if given is not None and not validated and parts.refit is not None:
+        alone = [
+            fit_alone(name, settings.of(name), parts, seed=seed, hooks=hooks_of[name], validated=False)
+            for name in names
+        ]
+        blend = _blend(settings, names, [one.model for one in alone], [weight for weight in given if weight > 0])
+        return Fitted(blend, None, max(one.epochs for one in alone), tuple(hooks.log))
     selected = {name: select(name, settings.of(name), parts, seed=seed, hooks=hooks_of[name]) for name in names}
     models = [selected[name].model for name in names]
     alone = {name: one.validation for name, one in selected.items()}
@@ -99,8 +105,12 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks)
         for name, _ in kept:
             own = settings.of(name)
             models.append(refit(name, own, parts.refit, epochs[name], seed=seed, hooks=hooks_of[name]))
-    positions = [settings.parts.index(name) for name, _ in kept]
-    return Blend(models, [weight for _, weight in kept], positions), score, max(epochs.values())
+    blend = _blend(settings, [name for name, _ in kept], models, [weight for _, weight in kept])
+    return Fitted(blend, score, max(epochs.values()), tuple(hooks.log))
+
+
+def _blend(settings: BlendSettings, names: Sequence[str], models: Sequence[Model], weights: Sequence[float]) -> Blend:
+    return Blend(models, weights, [settings.parts.index(name) for name in names])
 
 
 @partial(jax.jit, static_argnames="depth")

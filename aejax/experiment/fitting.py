@@ -17,30 +17,12 @@ from aejax.evaluation import Evaluation, evaluate, report_metrics
 from aejax.experiment.blending import BlendSettings, fit_blend
 from aejax.experiment.pages import run_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
-from aejax.experiment.selecting import EpochListener, Factorised, Hooks, refit, select
+from aejax.experiment.selecting import EpochListener, Factorised, Fitted, Hooks, fit_alone
 from aejax.interactions import Dataset
-from aejax.models import Model
 from aejax.split import Split
 from aejax.training import Progress
 
 SAVE_EVERY_S = 30.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Fitted:
-    """A model after its last fit.
-
-    Attributes:
-      model: the fitted model.
-      validation: its validation NDCG@100, from before a refit; None where it was not asked for.
-      epochs: epochs of the last fit; 0 for a closed form or a rule.
-      log: a record per epoch with its stage.
-    """
-
-    model: Model
-    validation: float | None
-    epochs: int
-    log: tuple[Mapping[str, Any], ...]
 
 
 def fit_model(
@@ -67,16 +49,8 @@ def fit_model(
     """
     hooks = Hooks() if hooks is None else hooks
     if isinstance(settings, BlendSettings):
-        model, score, epochs = fit_blend(settings, parts, seed=seed, hooks=hooks)
-        return Fitted(model, score, epochs, tuple(hooks.log))
-    if parts.refit is not None and not validated and not registry.family(name).is_network:
-        return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, tuple(hooks.log))
-    selected = select(name, settings, parts, seed=seed, hooks=hooks, factorised=factorised)
-    score, epochs, model = selected.validation, selected.epochs, selected.model
-    if parts.refit is not None:
-        del selected, model  # the refit may need the memory
-        model = refit(name, settings, parts.refit, epochs, seed=seed, hooks=hooks)
-    return Fitted(model, score, epochs, tuple(hooks.log))
+        return fit_blend(settings, parts, seed=seed, hooks=hooks, validated=validated)
+    return fit_alone(name, settings, parts, seed=seed, hooks=hooks, validated=validated, factorised=factorised)
 
 
 def metrics_json(prepared: Prepared, evaluation: Evaluation) -> dict[str, Any]:

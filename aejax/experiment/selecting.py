@@ -86,6 +86,44 @@ class Factorised:
         return family.fit(train, settings, factors=self._factors)
 
 
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A model after its last fit.
+
+    Attributes:
+      model: the fitted model.
+      validation: its validation NDCG@100, from before a refit; None where it was not asked for.
+      epochs: epochs of the last fit; 0 for a closed form or a rule.
+      log: a record per epoch with its stage.
+    """
+
+    model: Model
+    validation: float | None
+    epochs: int
+    log: tuple[Mapping[str, Any], ...]
+
+
+def fit_alone(
+    name: str,
+    settings: Any,
+    parts: Split,
+    *,
+    seed: int,
+    hooks: Hooks,
+    validated: bool,
+    factorised: Factorised | None = None,
+) -> Fitted:
+    """Fit a model that is not made of others; for the arguments see `aejax.experiment.fit_model`."""
+    if parts.refit is not None and not validated and not registry.family(name).is_network:
+        return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, tuple(hooks.log))
+    selected = select(name, settings, parts, seed=seed, hooks=hooks, factorised=factorised)
+    score, epochs, model = selected.validation, selected.epochs, selected.model
+    if parts.refit is not None:
+        del selected, model  # the refit may need the memory
+        model = refit(name, settings, parts.refit, epochs, seed=seed, hooks=hooks)
+    return Fitted(model, score, epochs, tuple(hooks.log))
+
+
 def select(
     name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks, factorised: Factorised | None = None
 ) -> Selected:

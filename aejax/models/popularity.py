@@ -50,8 +50,7 @@ class Popularity:
 
     def state(self) -> dict[str, jax.Array]:
         """What a run stores."""
-        # Stored under the name that it has in runs from before there were other values than the number of customers.
-        return {"customers": self.popularity}
+        return {"popularity": self.popularity}
 
 
 def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
@@ -64,7 +63,7 @@ def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
 def restore(state: dict[str, jax.Array], settings: PopularitySettings, *, items: int) -> Popularity:
     """The model whose `state()` that was."""
     del settings, items
-    return Popularity(state["customers"])
+    return Popularity(state["popularity"])
 
 
 # Without dates a trial with recency fails, which `tune` records; the others stand.

@@ -47,11 +47,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from aejax import solve
+from aejax import memory, solve
 from aejax.batching import Batch
 from aejax.errors import InputError
 from aejax.interactions import Interactions
-from aejax.matrix import ValueSettings, check_powers, from_state, scale_rows
+from aejax.matrix import ValueSettings, check_powers, from_state, weighted_rows
 from aejax.models import Choice, Family, Range
 from aejax.sparse_weights import SparseItemWeights
 
@@ -216,35 +216,32 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
       ResourceError: it needs more memory than is free.
     """
     matrix = settings.train_matrix(train)
-    lengths = np.diff(matrix.indptr)
-    inputs = sp.csr_array(matrix[lengths > 0])
-    lengths = lengths[lengths > 0].astype(np.float64)
-    count = inputs.shape[1]
-    _check_memory(count)
-    customers = np.maximum(np.bincount(inputs.indices, minlength=count), 1).astype(np.float64)
+    count = matrix.shape[1]
+    needed, free = memory_needed(count), memory.available()
+    if needed > free:
+        raise memory.too_little(f"{count:,} products", needed, free)
+    weighted, _, root_weight, customers, energy = weighted_rows(matrix, settings.user_power)
     ridge = settings.l2 * customers**settings.l2_power
-    weight = lengths**-settings.user_power
-    means = np.zeros(count)
+    total, means = np.square(root_weight).sum(), np.zeros(count)
     if settings.center:
-        means = np.asarray(inputs.T @ weight) / weight.sum()
-    weighted = scale_rows(inputs, np.sqrt(weight))
-    energy = np.asarray(weighted.multiply(weighted).sum(axis=0), dtype=np.float64).ravel() - weight.sum() * means**2
-    tie = settings.rho * np.sqrt(ridge * (ridge + np.maximum(energy, 0.0)))
-    transposed = sp.csr_array(weighted.T)
+        means = np.asarray(weighted.T @ root_weight) / total
+        energy = np.maximum(energy - total * means**2, 0.0)
+    tie = settings.rho * np.sqrt(ridge * (ridge + energy))
+    gram = solve.gram_panels(sp.csr_array(weighted.T), weighted, ridge + tie)
 
     def panel(start: int, stop: int) -> np.ndarray:
-        block = (transposed[start:stop] @ weighted[:, :stop]).toarray()
+        block = gram(start, stop)
         if settings.center:
-            block -= np.outer(weight.sum() * means[start:stop], means[:stop]).astype(np.float32)
-        block[np.arange(stop - start), np.arange(start, stop)] += (ridge + tie)[start:stop]
+            block -= np.outer(total * means[start:stop], means[:stop]).astype(np.float32)
         return block
 
     try:
-        inverse = jax.device_put(solve.whole(solve.inverse_panels(panel, count)))
+        inverse = solve.whole(solve.inverse_panels(panel, count))
+        solve.check_digits(1.0 / (inverse.diagonal() * (energy + ridge + tie)), np.float32)
     except np.linalg.LinAlgError:
-        raise InputError(f"l2 {settings.l2:g} leaves the system singular in float32; try a larger l2") from None
+        raise solve.singular(settings.l2) from None
     problem = Problem(
-        inverse=inverse,
+        inverse=jax.device_put(inverse),
         tie=jnp.asarray(tie, jnp.float32),
         threshold=jnp.asarray(settings.l1 / tie, jnp.float32),
         slowness=jnp.asarray(tie / ridge, jnp.float32),
@@ -256,12 +253,17 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
     return SlimWeights(weights, settings, jnp.asarray(offset, dtype=jnp.float32))
 
 
-def _check_memory(items: int) -> None:
-    """Raises `ResourceError` where the solve does not fit: the inverse in blocks and whole, and then the weights."""
-    needed, free = 4 * 4.0 * items * items, solve.available_memory()
-    if needed > free:
-        remedy = "--model itemknn, whose weights are sparse too, or gfcf, which has no such matrix"
-        raise solve.too_little_memory(f"{items:,} products", needed, free, remedy)
+def memory_needed(items: int) -> int:
+    """Bytes at the worst moment, where no weight is 0: P, and the weights twice, in blocks and whole or both ways.
+
+    To them come ten float32 arrays of a block of columns, and four of a block of the inversion before, which the
+    allocator need not have returned.
+    """
+    number, block_index = np.dtype(np.float32).itemsize, np.dtype(np.int32).itemsize
+    index = np.dtype(sp.get_index_dtype(maxval=items**2)).itemsize
+    weights = max((number + block_index) + (number + index), 2 * (number + index))
+    columns = 10 * min(BLOCK, items) + 4 * min(solve.BLOCK, items)
+    return (number + weights) * items**2 + number * columns * items
 
 
 def restore(state: Mapping[str, Any], settings: SlimSettings, *, items: int) -> SlimWeights:

@@ -45,7 +45,6 @@ from typing import Any
 import numpy as np
 
 from aejax import solve
-from aejax.errors import InputError
 from aejax.interactions import Interactions
 from aejax.matrix import from_state
 from aejax.models import Factorisation, Family, Range
@@ -79,8 +78,8 @@ def fit(train: Interactions, settings: EASESettings, factors: Spectrum | None = 
     side = side_of(system, settings) if factors is None else factors.side
     try:
         return SOLVERS[side](system, settings, factors)
-    except (np.linalg.LinAlgError, FloatingPointError):
-        raise InputError(f"l2 {settings.l2:g} leaves the system singular in float32; try a larger l2") from None
+    except np.linalg.LinAlgError:
+        raise solve.singular(settings.l2) from None
 
 
 def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> ItemWeights | UserWeights:

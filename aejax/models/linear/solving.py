@@ -13,9 +13,9 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from aejax import solve
+from aejax import memory, solve
 from aejax.interactions import Interactions
-from aejax.matrix import scale_rows, to_state, user_item_matrix
+from aejax.matrix import scale_rows, to_state, user_item_matrix, weighted_rows
 from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import EASESettings
 
@@ -23,8 +23,8 @@ from aejax.models.linear.settings import EASESettings
 CELLS_PER_ROW_READ = 50
 # Up to this many rows a side is solved in float64: its diagonal is a small difference from 1.
 EXACT = 4096
-# Products that are multiplied out at once.
-OUT_BLOCK = 512
+# Products that are multiplied out at once: so few that what their columns hold stays in a cache.
+OUT_BLOCK = 128
 
 
 def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
@@ -37,19 +37,18 @@ def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
     by_users = "users-to-items" if users * users > CELLS_PER_ROW_READ * cells else "users"
     needed = {  # bytes at the worst moment: the inverse in blocks and whole, and what is made of it
         "items": 4 * 2.6 * items * items,
-        "users-to-items": 4 * (1.6 * users * users + items * items + 4.0 * blocks * (users + items)),
+        "users-to-items": 4 * max(1.6 * users * users, users * users + items * items + 4.0 * blocks * (users + items)),
         "users": 4 * (2.0 * users * users + 4.0 * users * items),
     }
     order = {"items": ["items"], "users": [by_users, "users"]}.get(wanted) or (
         [by_users, "users", "items"] if users < items else ["items", by_users, "users"]
     )
-    free = solve.available_memory()
+    free = memory.available()
     for side in order:
         if needed[side] <= free:
             return side
     least = min(order, key=needed.__getitem__)
-    remedy = "--model gfcf, which has no such matrix"
-    raise solve.too_little_memory(f"{users:,} customers x {items:,} products", needed[least], free, remedy)
+    raise memory.too_little(f"{users:,} customers x {items:,} products", needed[least], free)
 
 
 class System(NamedTuple):
@@ -58,6 +57,7 @@ class System(NamedTuple):
     Attributes:
       inputs: Xw, `[U, I]`, customers without a purchase left out.
       targets: Yw; the same object where Y = X.
+      energy: the diagonal of `X' W X`, `[I]`.
       direction: D of `L = l2 D` without dropout, `[I]`.
       ridge: the diagonal of L, `[I]`.
       scale: `n ** item_power`, `[I]`.
@@ -65,6 +65,7 @@ class System(NamedTuple):
 
     inputs: sp.csr_array
     targets: sp.csr_array
+    energy: np.ndarray
     direction: np.ndarray
     ridge: np.ndarray
     scale: np.ndarray
@@ -72,19 +73,14 @@ class System(NamedTuple):
 
 def make_system(train: Interactions, settings: EASESettings) -> System:
     """The weighted matrix with its ridge."""
-    matrix = settings.train_matrix(train)
-    lengths = np.diff(matrix.indptr)
-    kept = lengths > 0
-    root_weight = lengths[kept].astype(np.float64) ** (-0.5 * settings.user_power)
-    inputs = targets = scale_rows(matrix[kept], root_weight)
+    inputs, kept, root_weight, customers, energy = weighted_rows(settings.train_matrix(train), settings.user_power)
+    targets = inputs
     if settings.targets not in (None, settings.values):
         other = user_item_matrix(train, str(settings.targets), half_life=settings.half_life)
         targets = scale_rows(other[kept], root_weight)
-    customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
-    energy = np.asarray(inputs.multiply(inputs).sum(axis=0), dtype=np.float64).ravel()
     direction = customers**settings.l2_power
     ridge = settings.l2 * direction + settings.dropout / (1 - settings.dropout) * energy
-    return System(inputs, targets, direction, ridge, customers**settings.item_power)
+    return System(inputs, targets, energy, direction, ridge, customers**settings.item_power)
 
 
 def side_of(system: System, settings: EASESettings) -> str:
@@ -137,21 +133,17 @@ def _items_inverse(system: System, settings: EASESettings, factors: Spectrum | N
     if factors is not None:
         root = np.sqrt(system.direction)
         return (factors.inverse(settings.l2) / root[:, None] / root).astype(np.float32)
-    transposed = sp.csr_array(inputs.T)
-
-    def panel(start: int, stop: int) -> np.ndarray:
-        rows = (transposed[start:stop] @ inputs[:, :stop]).toarray()
-        rows[np.arange(stop - start), np.arange(start, stop)] += ridge[start:stop]
-        return rows
-
+    panel = solve.gram_panels(sp.csr_array(inputs.T), inputs, ridge)
     return solve.whole(solve.inverse_panels(panel, inputs.shape[1]))
 
 
 def _solve_items(system: System, settings: EASESettings, factors: Spectrum | None) -> ItemWeights:
-    inputs, targets, _, ridge, scale = system
+    inputs, targets, energy, _, ridge, scale = system
     count = inputs.shape[1]
     inverse = _items_inverse(system, settings, factors)
     diagonal = inverse.diagonal().astype(np.float64)
+    # The eigenvectors, which are in float64, are held to it too: settings that a search chooses must be fit's to take.
+    solve.check_digits(1.0 / (diagonal * (energy + ridge)), np.float32)
     if targets is inputs:
         multiplier = _multiplier(1.0 - diagonal * ridge, diagonal, settings.xi)
         weights = np.negative(inverse, out=inverse)
@@ -183,11 +175,6 @@ class UserSolution:
     ridge: np.ndarray
     xi: float
 
-    @property
-    def least(self) -> float:
-        """Where a difference from 1 has three digits left."""
-        return 1e3 * float(np.finfo(self.inverse.dtype).eps)
-
     def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """For products `start` to `stop`: `(Nt + N diag(g / L))'`, `[products, U]`, and `g / L`."""
         ridge, columns = self.ridge[start:stop], self.columns[start:stop]
@@ -196,30 +183,35 @@ class UserSolution:
         if self.targets is not self.columns:
             answers = np.asarray(self.targets[start:stop] @ self.inverse)
         rest = 1.0 - _row_products(columns, solved) / ridge  # L P, which is near 0 where the ridge is weak
-        if rest.min() < self.least:
-            raise FloatingPointError
+        solve.check_digits(rest, self.inverse.dtype)
         diagonal = rest / ridge
         own = _multiplier(_row_products(columns, answers) / ridge, diagonal, self.xi) / ridge
-        return (answers + solved * own[:, None]).astype(np.float32), own
+        return _plus_scaled(answers, solved, own), own
+
+
+def _plus_scaled(answers: np.ndarray, solved: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """`answers + solved * own[:, None]` in float32, in the memory of `solved`; both may be the same array."""
+    factor = own.astype(solved.dtype)[:, None]
+    if answers is solved:
+        solved *= 1 + factor
+    else:
+        solved *= factor
+        solved += answers
+    return solved.astype(np.float32, copy=False)
 
 
 def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserSolution:
-    inputs, targets, _, ridge, _ = system
+    inputs, targets, ridge = system.inputs, system.targets, system.ridge
     columns = sp.csr_array(inputs.T)
-    rows = _over_ridge(inputs, ridge)
-
-    def panel(start: int, stop: int) -> np.ndarray:
-        block = (rows[start:stop] @ columns[:, :stop]).toarray()
-        block[np.arange(stop - start), np.arange(start, stop)] += 1.0
-        return block
-
     users = inputs.shape[0]
     if factors is not None:
         inverse = settings.l2 * factors.inverse(settings.l2)
     elif users <= EXACT:
-        whole = panel(0, users).astype(np.float64)
+        exact = sp.csr_array(inputs, dtype=np.float64)  # as the eigenvectors of it are
+        whole = solve.gram_panels(_over_ridge(exact, ridge), sp.csr_array(exact.T), np.ones(users))(0, users)
         inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(whole, lower=True), np.eye(users))
     else:
+        panel = solve.gram_panels(_over_ridge(inputs, ridge), columns, np.ones(users))
         inverse = solve.whole(solve.inverse_panels(panel, users))
     targets_by_item = columns if targets is inputs else sp.csr_array(targets.T)
     return UserSolution(inverse, columns, targets_by_item, ridge, settings.xi)
@@ -227,12 +219,12 @@ def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) 
 
 def _over_ridge(inputs: sp.csr_array, ridge: np.ndarray) -> sp.csr_array:
     rows = inputs.copy()
-    rows.data /= ridge[rows.indices].astype(np.float32)
+    rows.data /= ridge[rows.indices].astype(rows.dtype)
     return rows
 
 
 def _solve_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserWeights:
-    inputs, _, _, ridge, scale = system
+    inputs, ridge, scale = system.inputs, system.ridge, system.scale
     answers, own = _by_users(system, settings, factors).answers(0, inputs.shape[1])
     answers /= scale[:, None].astype(np.float32)
     return UserWeights(
