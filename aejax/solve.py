@@ -22,12 +22,16 @@ BLOCK = 2048
 TILE = 256
 
 
-@partial(jax.jit, donate_argnums=0, static_argnames="below")
-def _swept(panel: jax.Array, left: jax.Array, right: jax.Array, start: jax.Array, below: bool) -> jax.Array:
-    """A block row less `left right'`; below the pivot its column block from `start` on becomes `left`."""
-    right = right[: panel.shape[1]]
+@partial(jax.jit, donate_argnums=0)
+def _swept(panel: jax.Array, column: jax.Array, scaled: jax.Array, row: jax.Array, pivot: jax.Array) -> jax.Array:
+    """The block row from `row` on, less `scaled column'`; below the pivot its own column block becomes `scaled`."""
+    left = jax.lax.dynamic_slice_in_dim(scaled, row, panel.shape[0])
+    right = column[: panel.shape[1]]
     swept = panel - jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), precision="highest")
-    return jax.lax.dynamic_update_slice(swept, left, (0, start)) if below else swept
+    below = row > pivot  # one program for both: on a large matrix there are many of these shapes
+    at = (0, jnp.where(below, pivot, 0))
+    kept = jax.lax.dynamic_slice(swept, at, left.shape)
+    return jax.lax.dynamic_update_slice(swept, jnp.where(below, left, kept), at)
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -61,16 +65,17 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
     for k, start in enumerate(starts):
         stop = start + panels[k].shape[0]
         inverse = _block_inverse(np.asarray(panels[k][:, start:stop]))
-        # Column block k of the symmetric matrix, above the pivot from its own row.
-        column = [panels[k][:, i * block : (i + 1) * block].T for i in range(k)]
-        column += [panels[i][:, start:stop] for i in range(k + 1, len(panels))]
-        scaled = [jnp.matmul(rows, inverse, precision="highest") for rows in column]
-        others = [i for i in range(len(panels)) if i != k]
-        panels[k] = jnp.concatenate([*(rows.T for rows in scaled[:k]), -inverse], axis=1)
-        zero = jnp.zeros_like(inverse)
-        right = jnp.concatenate([*column[:k], zero, *column[k:]])  # the pivot's own column is set below
-        for i, left in zip(others, scaled, strict=True):
-            panels[i] = _swept(panels[i], left, right, jnp.asarray(start), below=i > k)
+        # Column block k of the symmetric matrix, 0 at the pivot, which is set below. One array and not one for each
+        # block: what lies between freed arrays of their size is not given back to the system.
+        above = panels[k][:, :start].T
+        below = [panels[i][:, start:stop] for i in range(k + 1, len(panels))]
+        column = jnp.concatenate([above, jnp.zeros_like(inverse), *below])
+        scaled = jnp.matmul(column, inverse, precision="highest")
+        panels[k] = jnp.concatenate([scaled[:start].T, -inverse], axis=1)
+        for i in range(len(panels)):
+            if i != k:
+                panels[i] = _swept(panels[i], column, scaled, jnp.asarray(i * block), jnp.asarray(start))
+        jax.block_until_ready(panels)  # arrays of later rounds are not to be made yet
     for k, rows in enumerate(panels):
         panels[k] = _negated(rows)
     return panels
