@@ -259,12 +259,13 @@ class SpectralFilter:
 
 def right_singular_vectors(matrix: sp.csr_array, count: int) -> np.ndarray:
     """The right singular vectors `[count, I]` of the largest singular values, largest first, up to their sign."""
-    matrix, least = matrix.astype(np.float64), min(matrix.shape)
+    exact = sp.csr_array(matrix, dtype=np.float64)
+    least = min(exact.shape[0], exact.shape[1])
     if count < least:
         start = np.random.default_rng(START_SEED).standard_normal(least)
-        _, values, vectors = scipy.sparse.linalg.svds(matrix, count, v0=start)
+        _, values, vectors = scipy.sparse.linalg.svds(exact, count, v0=start)
     else:
-        _, values, vectors = np.linalg.svd(matrix.toarray(), full_matrices=False)
+        _, values, vectors = np.linalg.svd(exact.toarray(), full_matrices=False)
     return vectors[np.argsort(-values)].astype(np.float32)
 
 
