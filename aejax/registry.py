@@ -20,6 +20,7 @@ MODELS = {
     "popularity": "aejax.models.popularity:FAMILY",
     "ae": "aejax.models.ae:FAMILY",
     "vae": "aejax.models.vae:FAMILY",
+    "autorec": "aejax.models.autorec:FAMILY",
     "multdae": "aejax.models.multvae:MULTDAE",
     "multvae": "aejax.models.multvae:MULTVAE",
     "cdae": "aejax.models.cdae:FAMILY",
