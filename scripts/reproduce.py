@@ -208,8 +208,10 @@ def main(
     settings = SETTINGS / f"{name}.json"
     stored = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
     if row is not None:
-        (wanted,) = [one for one in table.rows if one.label == row]
-        print(json.dumps(run_row(wanted, table, data, stored)))
+        named = {one.label: one for one in table.rows}
+        if row not in named:
+            raise SystemExit(f'--row is "{row}"; the rows of {name} are {", ".join(named)}')
+        print(json.dumps(run_row(named[row], table, data, stored)))
         return
     wanted = [one for one in table.rows if one.quick or not quick]
     lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []

@@ -151,3 +151,5 @@ def test_a_table_is_reproduced_row_by_row_and_resumed(shop, tmp_path, capsys, mo
     assert cells[1][2] != cells[2][2]
     assert float(cells[0][4]) == pytest.approx(float(cells[0][2]) - 0.5, abs=1e-4)
     assert cells[0][7] == "someone"
+    with pytest.raises(SystemExit, match='--row is "eas"; the rows of ml-100k are popularity, ease, ease\\*'):
+        reproduce.main("ml-100k", shop, row="eas")
