@@ -94,6 +94,13 @@ class ValueSettings:
         return history_matrix(histories, self.values, half_life=self.half_life)
 
 
+def check_counts(settings: ValueSettings, *names: str) -> None:
+    """Raises `InputError` where a number of things is below 1."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise InputError(f"{name} is {getattr(settings, name)}; expected 1 or more")
+
+
 def check_powers(settings: ValueSettings, *names: str) -> None:
     """Raises `InputError` where a power of a number of customers or products could leave the range of float32."""
     for name in names:

@@ -76,12 +76,12 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
     given = settings.weights
     names = [name for number, name in enumerate(settings.parts) if given is None or given[number] > 0]
     if given is not None and not validated and parts.refit is not None:
-        alone = [
+        fitted = [
             fit_alone(name, settings.of(name), parts, seed=seed, hooks=hooks_of[name], validated=False)
             for name in names
         ]
-        blend = _blend(settings, names, [one.model for one in alone], [weight for weight in given if weight > 0])
-        return Fitted(blend, None, max(one.epochs for one in alone), tuple(hooks.log))
+        blend = _blend(settings, names, [one.model for one in fitted], [weight for weight in given if weight > 0])
+        return Fitted(blend, None, max(one.epochs for one in fitted), tuple(hooks.log))
     selected = {name: select(name, settings.of(name), parts, seed=seed, hooks=hooks_of[name]) for name in names}
     models = [selected[name].model for name in names]
     alone = {name: one.validation for name, one in selected.items()}

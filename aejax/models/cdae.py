@@ -43,6 +43,7 @@ from aejax import losses
 from aejax.batching import Batch, densify, drop_inputs
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, customers_of_products
+from aejax.matrix import check_counts
 from aejax.models import Choice, Family, Range
 from aejax.network import Network, NetworkSettings, fit_network, linear_of_rows, restore_network
 from aejax.training import Progress
@@ -65,8 +66,7 @@ class CDAESettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.latent_dim < 1:
-            raise InputError(f"latent_dim is {self.latent_dim}; expected 1 or more")
+        check_counts(self, "latent_dim")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout is {self.dropout}; expected 0 or more and less than 1")
         if not self.l2 >= 0:

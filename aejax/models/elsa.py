@@ -38,7 +38,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax.batching import Batch, densify, product
-from aejax.errors import InputError
+from aejax.matrix import check_counts
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
 
@@ -59,8 +59,7 @@ class ELSASettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.latent_dim < 1:
-            raise InputError(f"latent_dim is {self.latent_dim}; expected 1 or more")
+        check_counts(self, "latent_dim")
 
 
 def _unit_rows(rows: jax.Array) -> jax.Array:

@@ -28,7 +28,7 @@ import scipy.sparse as sp
 from aejax.batching import Batch, bucket, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings
+from aejax.matrix import ValueSettings, check_counts
 from aejax.models import Family, Range
 from aejax.training import Progress, TrainState, init_progress, run_epochs
 
@@ -60,9 +60,7 @@ class IALSSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("latent_dim", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        check_counts(self, "latent_dim", "epochs", "patience")
         for name in ("alpha0", "l2", "init_scale"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name):g}; expected more than 0")

@@ -51,6 +51,7 @@ from flax import nnx
 from aejax import losses
 from aejax.batching import Batch, densify, drop_inputs, product
 from aejax.errors import InputError
+from aejax.matrix import check_counts
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore, xavier_linear
 
@@ -87,9 +88,7 @@ class MacridVAESettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("concepts", "latent_dim"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        check_counts(self, "concepts", "latent_dim")
         if self.hidden and min(self.hidden) < 1:
             raise InputError(f"hidden is {self.hidden}; expected sizes of 1 or more")
         if not 0.0 <= self.dropout < 1.0:

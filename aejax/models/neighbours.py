@@ -29,7 +29,7 @@ import scipy.sparse as sp
 from aejax.batching import Batch, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings, from_state, to_state
+from aejax.matrix import ValueSettings, check_counts, from_state, to_state
 from aejax.models import Family, Range
 from aejax.sparse_weights import SparseItemWeights, scores_of
 
@@ -52,8 +52,7 @@ class ItemKNNSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.neighbours < 1:
-            raise InputError(f"neighbours is {self.neighbours}; expected 1 or more")
+        check_counts(self, "neighbours")
         if not self.shrink >= 0 or not self.power > 0:
             raise InputError(
                 f"shrink is {self.shrink:g} and power {self.power:g}; expected shrink of 0 or more and power above 0"
@@ -76,8 +75,7 @@ class RP3BetaSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.neighbours < 1:
-            raise InputError(f"neighbours is {self.neighbours}; expected 1 or more")
+        check_counts(self, "neighbours")
         if not self.alpha > 0:
             raise InputError(f"alpha is {self.alpha:g}; expected more than 0")
 

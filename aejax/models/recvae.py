@@ -47,6 +47,7 @@ from flax import nnx
 from aejax import losses
 from aejax.batching import Batch, densify, drop_inputs, product
 from aejax.errors import InputError
+from aejax.matrix import check_counts
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
 from aejax.training import Phase
@@ -81,9 +82,7 @@ class RecVAESettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden_dim", "latent_dim", "encoder_passes", "decoder_passes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        check_counts(self, "hidden_dim", "latent_dim", "encoder_passes", "decoder_passes")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout is {self.dropout}; expected 0 or more and less than 1")
         if not self.gamma >= 0:

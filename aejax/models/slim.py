@@ -51,7 +51,7 @@ from aejax import memory, solve
 from aejax.batching import Batch
 from aejax.errors import InputError
 from aejax.interactions import Interactions
-from aejax.matrix import ValueSettings, check_powers, from_state, weighted_rows
+from aejax.matrix import ValueSettings, check_counts, check_powers, from_state, weighted_rows
 from aejax.models import Choice, Family, Range
 from aejax.sparse_weights import SparseItemWeights
 
@@ -97,8 +97,7 @@ class SlimSettings(ValueSettings):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name):g}; expected more than 0")
         check_powers(self, "l2_power", "user_power")
-        if self.iterations < 1:
-            raise InputError(f"iterations is {self.iterations}; expected 1 or more")
+        check_counts(self, "iterations")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,7 @@ from numpy.polynomial import Polynomial
 
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings, from_state, to_state
+from aejax.matrix import ValueSettings, check_counts, from_state, to_state
 from aejax.models import Choice, Factorisation, Family, Range
 
 START_SEED = 0
@@ -83,8 +83,7 @@ class FilterSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.factors < 1:
-            raise InputError(f"factors is {self.factors}; expected 1 or more")
+        check_counts(self, "factors")
 
 
 @dataclasses.dataclass(frozen=True)
