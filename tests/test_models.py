@@ -757,6 +757,8 @@ def test_training_reaches_scaled_counts():
         ("recvae", "dropout", math.nan),
         ("recvae", "gamma", -0.1),
         ("recvae", "gamma", math.nan),
+        ("recvae", "noise", -0.1),
+        ("recvae", "noise", math.nan),
         ("recvae", "mixture_weights", (0.5, 0.5)),
         ("recvae", "mixture_weights", (0.5, 0.6, 0.1)),
         ("recvae", "mixture_weights", (1.5, -0.6, 0.1)),

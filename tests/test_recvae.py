@@ -74,9 +74,9 @@ def slow_kl(z: np.ndarray, posterior: Any, old: Any, weights: Any = WEIGHTS) -> 
     return (norm.logpdf(z, posterior[0], np.exp(posterior[1] / 2)) - np.log(prior)).sum(axis=1)
 
 
-def slow_sample(posterior: Any, latent_key: jax.Array) -> np.ndarray:
-    noise = np.asarray(jax.random.normal(latent_key, (USERS, LATENT)), np.float64)
-    return posterior[0] + np.exp(posterior[1] / 2) * noise
+def slow_sample(posterior: Any, latent_key: jax.Array, noise: float) -> np.ndarray:
+    drawn = np.asarray(jax.random.normal(latent_key, (USERS, LATENT)), np.float64)
+    return posterior[0] + noise * np.exp(posterior[1] / 2) * drawn
 
 
 def test_scores_equal_the_twin_at_the_mean_of_the_code():
@@ -85,16 +85,16 @@ def test_scores_equal_the_twin_at_the_mean_of_the_code():
     np.testing.assert_allclose(network_of(params).scores(BATCH), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.3])
-def test_the_encoders_loss_equals_the_twin_with_the_old_encoder_of_the_epochs_start(gamma):
+@pytest.mark.parametrize(("gamma", "noise"), [(0.0, 1.0), (0.3, 1.0), (0.3, 0.2)])
+def test_the_encoders_loss_equals_the_twin_with_the_old_encoder_of_the_epochs_start(gamma, noise):
     params, start = random_params(0), random_params(1)
     key = jax.random.key(5)
     got = recvae._encoder_loss(
         module_of(params), module_of(start), BATCH, jnp.array(0), jax.random.clone(key),
-        dropout=0.0, gamma=gamma, mixture_weights=WEIGHTS,
+        dropout=0.0, gamma=gamma, noise=noise, mixture_weights=WEIGHTS,
     )  # fmt: skip
     posterior, old = slow_encoder(params["encoder"], UNIT_ROWS), slow_encoder(start["encoder"], UNIT_ROWS)
-    z = slow_sample(posterior, jax.random.split(key)[1])
+    z = slow_sample(posterior, jax.random.split(key)[1], noise)
     # The weight of the KL term is gamma for each of the user's items.
     expected = slow_nll(dense(params["decoder"], z)) + gamma * ROWS.sum(axis=1) * slow_kl(z, posterior, old)
     np.testing.assert_allclose(got, expected, rtol=1e-3)
@@ -106,23 +106,24 @@ def test_the_encoders_dropout_hides_items_from_the_new_encoder_alone():
     dropout_key, latent_key = jax.random.split(key)
     got = recvae._encoder_loss(
         module_of(params), module_of(start), BATCH, jnp.array(0), jax.random.clone(key),
-        dropout=0.5, gamma=0.3, mixture_weights=WEIGHTS,
+        dropout=0.5, gamma=0.3, noise=1.0, mixture_weights=WEIGHTS,
     )  # fmt: skip
     kept = np.asarray(jax.random.bernoulli(dropout_key, 0.5, ROWS.shape))
     assert 0 < kept[ROWS > 0].sum() < (ROWS > 0).sum()
     old = slow_encoder(start["encoder"], UNIT_ROWS)
     posterior = slow_encoder(params["encoder"], np.where(kept, 2 * UNIT_ROWS, 0.0))
-    z = slow_sample(posterior, latent_key)
+    z = slow_sample(posterior, latent_key, 1.0)
     expected = slow_nll(dense(params["decoder"], z)) + 0.3 * ROWS.sum(axis=1) * slow_kl(z, posterior, old)
     np.testing.assert_allclose(got, expected, rtol=1e-3)
 
 
-def test_the_decoders_loss_is_the_likelihood_of_a_sample_from_the_whole_row():
+@pytest.mark.parametrize("noise", [1.0, 0.2])
+def test_the_decoders_loss_is_the_likelihood_of_a_sample_from_the_whole_row(noise):
     params = random_params(0)
     key = jax.random.key(5)
     module = module_of(params)
-    got = recvae._decoder_loss(module, module, BATCH, jnp.array(0), jax.random.clone(key))
-    z = slow_sample(slow_encoder(params["encoder"], UNIT_ROWS), key)
+    got = recvae._decoder_loss(module, module, BATCH, jnp.array(0), jax.random.clone(key), noise=noise)
+    z = slow_sample(slow_encoder(params["encoder"], UNIT_ROWS), key, noise)
     np.testing.assert_allclose(got, slow_nll(dense(params["decoder"], z)), rtol=1e-3)
 
 
