@@ -1,10 +1,11 @@
-"""A published table again: every model with its stored settings, the published figure beside ours.
+"""A published table again: every model with its stored settings, a figure to compare with beside ours.
 
     python scripts/reproduce.py gowalla --data data/gowalla
     python scripts/reproduce.py ml-100k --data data/ml-100k --quick
 
-Every row runs in a process of its own, whose time and peak memory are its own too, and is written to OUT as it ends: a
-second start goes on with the rows that are missing. Settings come from `scripts/settings/NAME.json` (found on
+Every row runs in a process of its own, whose time and peak memory are its own too, and is written to OUT as it ends,
+with its settings and environment: a second start goes on with the rows that are missing, or whose settings or data are
+others now. Settings come from `scripts/settings/NAME.json` (found on
 validation by `aejax tune`, whose logs lie beside it); rows marked with * have the settings that their paper names
 instead, which were chosen on test. A model that is not in the file has its defaults, and its row says so.
 """
@@ -33,15 +34,15 @@ class Row:
 
     Attributes:
       model: registry name.
-      published: metric -> the figure to compare with.
+      reference: metric -> the figure to compare with.
       minutes: about how long it takes on 2 cores.
       given: settings that the paper names; None: those stored.
       quick: whether `--quick` has it.
-      source: whose figure that is.
+      source: whose figure the reference is.
     """
 
     model: str
-    published: Mapping[str, float]
+    reference: Mapping[str, float]
     minutes: float
     given: Mapping[str, Any] | None = None
     quick: bool = False
@@ -144,17 +145,23 @@ TABLES = {
 }
 
 
+def row_settings(row: Row, stored: Mapping[str, Any]) -> Any:
+    """The settings of a row, those of a blend's parts included."""
+    from aejax import experiment, registry
+
+    given = row.given if row.given is not None else experiment.own_settings(row.model, {}, stored)
+    return registry.make_settings(row.model, given)
+
+
 def run_row(row: Row, table: Table, data: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit and test one row in this process: the means over splits, seconds, and peak memory."""
-    from aejax import datasets, experiment, registry
+    """Fit and test one row in this process: the means over splits, seconds, peak memory, and all that they depend on."""
+    from aejax import datasets, experiment, registry, runs
     from aejax.config import DataConfig, SplitConfig
     from aejax.evaluation import evaluate
 
     start = time.perf_counter()
     dataset = datasets.read(data)
-    given = row.given if row.given is not None else experiment.own_settings(row.model, {}, stored)
-    origin = "tuned" if row.model in stored else "defaults"
-    settings = registry.make_settings(row.model, given)
+    settings = row_settings(row, stored)
     figures: dict[str, list[float]] = {metric: [] for metric in table.metrics}
     for seed in range(table.split_seeds):
         parts = experiment.prepare_dataset(dataset, DataConfig(str(data)), SplitConfig(table.protocol, seed=seed)).split
@@ -164,25 +171,28 @@ def run_row(row: Row, table: Table, data: Path, stored: Mapping[str, Any]) -> di
             means.append(float(values[metric].mean(dtype="float64")))
     return {
         "row": row.label,
-        "settings": "published" if row.given is not None else origin,
+        "origin": "published" if row.given is not None else "tuned" if row.model in stored else "defaults",
         "figures": figures,
         "seconds": round(time.perf_counter() - start, 1),
         "gigabytes": round(peak_megabytes() / 1024, 2),
+        "settings": registry.as_json(settings),
+        "environment": runs.environment(dataset.files),
     }
 
 
-def print_table(table: Table, found: Sequence[Mapping[str, Any]]) -> None:
+def print_table(table: Table, found: Mapping[str, Mapping[str, Any]]) -> None:
     """The rows that are there, as Markdown."""
-    heads = [head for metric in table.metrics for head in (metric, "published", "difference")]
-    print(f"| model | settings | {' | '.join(heads)} | seconds | GB | published by |\n|{'---|' * (len(heads) + 5)}")
-    published = {row.label: row for row in table.rows}
-    for record in found:
-        row, cells = published[record["row"]], [record["settings"]]
+    heads = [head for metric in table.metrics for head in (metric, "reference", "difference")]
+    print(f"| model | settings | {' | '.join(heads)} | seconds | GB | reference from |\n|{'---|' * (len(heads) + 5)}")
+    for row in table.rows:
+        if row.label not in found:
+            continue
+        record = found[row.label]
+        cells = [record["origin"]]
         for metric in table.metrics:
             own = statistics.mean(record["figures"][metric])
-            theirs = row.published.get(metric)
-            cells += [f"{own:.4f}", "" if theirs is None else f"{theirs:.4f}"]
-            cells.append("" if theirs is None else f"{own - theirs:+.4f}")
+            other = row.reference.get(metric)
+            cells += [f"{own:.4f}", *(("", "") if other is None else (f"{other:.4f}", f"{own - other:+.4f}"))]
         print(f"| {row.label} | {' | '.join(cells)} | {record['seconds']} | {record['gigabytes']} | {row.source} |")
 
 
@@ -215,7 +225,7 @@ def main(
         return
     wanted = [one for one in table.rows if one.quick or not quick]
     lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
-    found = {record["row"]: record for record in map(json.loads, lines)}
+    found = _still_true({record["row"]: record for record in map(json.loads, lines)}, wanted, data, stored)
     missing = [one for one in wanted if one.label not in found]
     print(f"{len(missing)} of {len(wanted)} rows to run, about {sum(one.minutes for one in missing):.0f} minutes.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +237,23 @@ def main(
             opened.write(json.dumps(record) + "\n")
         found[one.label] = record
         print(f"{one.label}: {record['seconds']} s", flush=True)
-    print_table(table, [found[one.label] for one in wanted])
+    print_table(table, found)
+
+
+def _still_true(
+    found: Mapping[str, dict[str, Any]], rows: Sequence[Row], data: Path, stored: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The records of these rows that were made with the settings and the data of today."""
+    from aejax import datasets, registry, runs
+
+    hashes = runs.environment(datasets.read(data).files)["data_sha256"] if found else {}
+    return {
+        row.label: record
+        for row in rows
+        if (record := found.get(row.label))
+        and record["environment"]["data_sha256"] == hashes
+        and record["settings"] == registry.as_json(row_settings(row, stored))
+    }
 
 
 if __name__ == "__main__":

@@ -114,7 +114,8 @@ def test_the_pivot_beside_which_the_matrix_is_measured_holds_the_same_cells(shop
     assert user_item_matrix(net_returns(lines), "quantity").nnz == len(cells)
 
 
-def test_a_table_is_reproduced_row_by_row_and_resumed(shop, tmp_path, capsys, monkeypatch):
+def test_a_table_is_reproduced_row_by_row_and_resumed(tmp_path, capsys, monkeypatch):
+    shop = write_shop(tmp_path / "shop")
     rows = (
         reproduce.Row("popularity", {"ndcg@10": 0.5}, 1, quick=True, source="someone"),
         reproduce.Row("ease", {}, 1),
@@ -126,7 +127,11 @@ def test_a_table_is_reproduced_row_by_row_and_resumed(shop, tmp_path, capsys, mo
     (tmp_path / "ml-100k.json").write_text(json.dumps({"ease": {"l2": 1e6}}))
     calls = []
 
+    run = subprocess.run
+
     def call(command, **options):
+        if command[0] != reproduce.sys.executable:  # the environment asks git
+            return run(command, **options)
         calls.append(command[-1])
         capsys.readouterr()
         reproduce.main("ml-100k", shop, row=command[-1])
@@ -151,5 +156,13 @@ def test_a_table_is_reproduced_row_by_row_and_resumed(shop, tmp_path, capsys, mo
     assert cells[1][2] != cells[2][2]
     assert float(cells[0][4]) == pytest.approx(float(cells[0][2]) - 0.5, abs=1e-4)
     assert cells[0][7] == "someone"
+    (tmp_path / "ml-100k.json").write_text(json.dumps({"ease": {"l2": 1e5}}))
+    calls.clear()
+    reproduce.main("ml-100k", shop, out=out)
+    assert calls == ["ease"]  # its settings are others now
+    (shop / "orders.csv").write_text((shop / "orders.csv").read_text().rsplit("\n", 2)[0] + "\n")
+    calls.clear()
+    reproduce.main("ml-100k", shop, quick=True, out=out)
+    assert calls == ["popularity"]
     with pytest.raises(SystemExit, match='--row is "eas"; the rows of ml-100k are popularity, ease, ease\\*'):
         reproduce.main("ml-100k", shop, row="eas")
