@@ -33,7 +33,7 @@ class Evaluation:
       users: `[n]` indices into the vocabulary.
       values: metric key -> `[n]` float32, one value per user.
       coverage: share of the products that stand in any user's first `COVERAGE_AT`.
-      unknown: how many of the users the model does not know and took for the mean of those it knows.
+      unknown: how many of the users the model, or a part of it, does not know and took for the mean of those it knows.
     """
 
     users: np.ndarray
@@ -47,8 +47,8 @@ class Evaluation:
         if not self.unknown:
             return ""
         return (
-            f"the model does not know {self.unknown:,} of the {len(self.users):,} customers and took each for the mean "
-            "of those it knows"
+            f"the model, or a part of it, does not know {self.unknown:,} of the {len(self.users):,} customers and took "
+            "each for the mean of those it knows"
         )
 
 

@@ -154,7 +154,7 @@ def row_settings(row: Row, stored: Mapping[str, Any]) -> Any:
 
 
 def run_row(row: Row, table: Table, data: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit and test one row in this process: the means over splits, seconds, peak memory, and all that they depend on."""
+    """Fit and test one row in this process: means over splits, seconds, peak memory, what they depend on."""
     from aejax import datasets, experiment, registry, runs
     from aejax.config import DataConfig, SplitConfig
     from aejax.evaluation import evaluate

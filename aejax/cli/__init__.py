@@ -241,8 +241,8 @@ def recommend(
         console.print(f"{popular:,} of them have no usable history and get the most popular products.")
     if unknown := rows["mean-customer"]:
         console.print(
-            f"{unknown:,} of them are unknown to the model, which scores their history as the mean of the customers it "
-            "was trained on."
+            f"{unknown:,} of them are unknown to the model, or to a part of it, which scores their history as the mean "
+            "of the customers it was trained on."
         )
 
 

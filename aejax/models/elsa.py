@@ -20,8 +20,7 @@ long, rows are multiplied dense, and a batch of them is an array `[B, I]` more.
 
 Where we differ, and why:
 
-* Adam, not NAdam, as for every network here: on MovieLens-100k the validation NDCG@100 of the two differs by .001 at
-  most, over three settings and two seeds.
+* Adam, not NAdam, as for every network here.
 * the authors' program for the published tables cuts negative scores off, their package does not; neither do we. Cut
   off, products that a customer would like least are equal to each other and to most of the rest.
 * the number of epochs comes from validation.

@@ -27,28 +27,48 @@ EXACT = 4096
 OUT_BLOCK = 128
 
 
-def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
+def choose_side(users: int, items: int, cells: int, wanted: str, other_targets: bool = False) -> str:
     """`items`, `users`, or `users-to-items` (solved by users, multiplied out to `[I, I]`): the least work that fits.
+
+    Args:
+      users: U.
+      items: I.
+      cells: of the user-item matrix that are not 0.
+      wanted: the setting `side`.
+      other_targets: the targets are other values than the inputs.
 
     Raises:
       ResourceError: none of them fits in memory.
     """
-    blocks = (os.cpu_count() or 1) * OUT_BLOCK
     by_users = "users-to-items" if users * users > CELLS_PER_ROW_READ * cells else "users"
-    needed = {  # bytes at the worst moment: the inverse in blocks and whole, and what is made of it
-        "items": 4 * 2.6 * items * items,
-        "users-to-items": 4 * max(1.6 * users * users, users * users + items * items + 4.0 * blocks * (users + items)),
-        "users": 4 * (2.0 * users * users + 4.0 * users * items),
-    }
-    order = {"items": ["items"], "users": [by_users, "users"]}.get(wanted) or (
-        [by_users, "users", "items"] if users < items else ["items", by_users, "users"]
-    )
+    sides = [by_users, "users", "items"] if users < items else ["items", by_users, "users"]
+    order = [side for side in sides if wanted in ("auto", side.removesuffix("-to-items"))]
     free = memory.available()
+    needed = {side: memory_needed(side, users, items, other_targets) for side in order}
     for side in order:
         if needed[side] <= free:
             return side
-    least = min(order, key=needed.__getitem__)
-    raise memory.too_little(f"{users:,} customers x {items:,} products", needed[least], free)
+    forced = "" if wanted == "auto" else f" on the side of the {wanted}, which --set side={wanted} asks for,"
+    raise memory.too_little(f"{users:,} customers x {items:,} products{forced}", min(needed.values()), free)
+
+
+def memory_needed(side: str, users: int, items: int, other_targets: bool) -> float:
+    """Bytes that a side takes at its worst moment, beside the purchases; for the arguments see `choose_side`."""
+    between_users, between_items, answers = users * users, items * items, users * items
+    inverse = 2.1  # block rows of half the matrix before, during and after a round; then the half and the whole
+    if side == "items":
+        # for other targets: the inverse, its product with them, and a copy of that
+        floats = (3.1 if other_targets else inverse) * between_items
+    elif side == "users":
+        wide = 2 if users <= EXACT else 1  # in float64
+        # the inverse; `N`, `Nt` if it is another, the answers in float32, and their transpose
+        arrays = wide * (2 if other_targets else 1) + 2
+        floats = max(inverse * wide * between_users, wide * between_users + arrays * answers)
+    else:
+        blocks = 4 * (os.cpu_count() or 1) * OUT_BLOCK * (users + items)
+        # the inverse and the weights, beside them what is being multiplied out, and later what is being stored
+        floats = max(inverse * between_users, between_users + between_items + max(blocks, 0.6 * between_users))
+    return 4.0 * floats
 
 
 class System(NamedTuple):
@@ -86,7 +106,7 @@ def make_system(train: Interactions, settings: EASESettings) -> System:
 def side_of(system: System, settings: EASESettings) -> str:
     """`choose_side` for a system."""
     inputs = system.inputs
-    return choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
+    return choose_side(*inputs.shape, inputs.nnz, settings.side, system.targets is not inputs)
 
 
 @dataclasses.dataclass(frozen=True)
