@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,8 +82,7 @@ class ValueSettings:
 
     def __post_init__(self) -> None:
         check_values(self.values)
-        if not self.half_life > 0:
-            raise InputError(f"half_life is {self.half_life}; expected more than 0")
+        check_positive(self, "half_life")
 
     def train_matrix(self, train: Interactions) -> sp.csr_array:
         """Purchases to learn from -> their user-item matrix `[U, I]`."""
@@ -95,19 +94,37 @@ class ValueSettings:
 
 
 def check_counts(settings: ValueSettings, *names: str) -> None:
-    """Raises `InputError` where a number of things is below 1."""
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise InputError(f"{name} is {getattr(settings, name)}; expected 1 or more")
+    """Raises `InputError` where a number of things, or one of several, is below 1; None stands for a default."""
+    _check(settings, names, lambda value: value >= 1, "1 or more")
+
+
+def check_shares(settings: ValueSettings, *names: str) -> None:
+    """Raises `InputError` where a share of what is left out is not one, or leaves nothing."""
+    _check(settings, names, lambda value: 0.0 <= value < 1.0, "0 or more and less than 1")
+
+
+def check_positive(settings: ValueSettings, *names: str) -> None:
+    """Raises `InputError` where a number is 0 or less, or NaN."""
+    _check(settings, names, lambda value: value > 0, "more than 0")
+
+
+def check_not_negative(settings: ValueSettings, *names: str) -> None:
+    """Raises `InputError` where a number is below 0, or NaN."""
+    _check(settings, names, lambda value: value >= 0, "0 or more")
 
 
 def check_powers(settings: ValueSettings, *names: str) -> None:
     """Raises `InputError` where a power of a number of customers or products could leave the range of float32."""
+    expected = f"-{MOST_POWER} to {MOST_POWER}, as a power of counts"
+    _check(settings, names, lambda value: -MOST_POWER <= value <= MOST_POWER, expected)
+
+
+def _check(settings: ValueSettings, names: Sequence[str], holds: Callable[[float], bool], expected: str) -> None:
     for name in names:
-        if not -MOST_POWER <= getattr(settings, name) <= MOST_POWER:
-            raise InputError(
-                f"{name} is {getattr(settings, name):g}; expected -{MOST_POWER} to {MOST_POWER}, as a power of counts"
-            )
+        value = getattr(settings, name)
+        several = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(map(holds, several)):
+            raise InputError(f"{name} is {value}; expected {expected}")
 
 
 def scale_rows(matrix: sp.csr_array, factor: np.ndarray) -> sp.csr_array:

@@ -20,7 +20,7 @@ from flax import nnx
 from aejax import batching
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings, check_counts, user_item_matrix
+from aejax.matrix import ValueSettings, check_counts, check_positive, user_item_matrix
 from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase
 
 
@@ -41,12 +41,9 @@ class NetworkSettings(ValueSettings):
     patience: int = 20
 
     def __post_init__(self) -> None:
-        check_counts(self, "batch_size", "epochs", "patience")
-        if not self.learning_rate > 0 or not self.half_life > 0:
-            raise InputError(
-                f"learning_rate is {self.learning_rate} and half_life {self.half_life}; expected more than 0"
-            )
         super().__post_init__()
+        check_counts(self, "batch_size", "epochs", "patience")
+        check_positive(self, "learning_rate")
 
 
 def xavier_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:

@@ -187,12 +187,12 @@ def test_what_float32_cannot_tell_apart_is_refused(tiny_lines, center):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"l1": -1.0}, "l1 is -1; expected 0 or more"),
+        ({"l1": -1.0}, "l1 is -1.0; expected 0 or more"),
         ({"l2": 0.0}, "l2 is 0; expected 1e-6"),
-        ({"rho": 0.0}, "rho is 0; expected more than 0"),
+        ({"rho": 0.0}, "rho is 0.0; expected more than 0"),
         ({"tolerance": 0.0}, "tolerance is 0"),
         ({"half_life": -2.0}, "half_life is -2"),
-        ({"l2_power": -30.0}, "l2_power is -30; expected -4 to 4"),
+        ({"l2_power": -30.0}, "l2_power is -30.0; expected -4 to 4"),
         ({"user_power": -400.0}, "user_power is -400"),
         ({"iterations": 0}, "iterations is 0"),
         ({"values": "order"}, 'did you mean "orders"'),

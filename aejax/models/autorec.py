@@ -31,8 +31,7 @@ from flax import nnx
 
 from aejax import losses
 from aejax.batching import Batch, densify
-from aejax.errors import InputError
-from aejax.matrix import check_counts
+from aejax.matrix import check_counts, check_not_negative
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows
 
@@ -55,8 +54,7 @@ class AutoRecSettings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "latent_dim")
-        if not self.l2 >= 0 or not self.unobserved >= 0:
-            raise InputError(f"l2 is {self.l2} and unobserved {self.unobserved}; expected 0 or more")
+        check_not_negative(self, "l2", "unobserved")
 
 
 class AutoRec(nnx.Module):

@@ -41,9 +41,8 @@ from flax import nnx
 
 from aejax import losses
 from aejax.batching import Batch, densify, drop_inputs
-from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, customers_of_products
-from aejax.matrix import check_counts
+from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
 from aejax.network import Network, NetworkSettings, fit_network, linear_of_rows, restore_network
 from aejax.training import Progress
@@ -67,10 +66,8 @@ class CDAESettings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "latent_dim")
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout is {self.dropout}; expected 0 or more and less than 1")
-        if not self.l2 >= 0:
-            raise InputError(f"l2 is {self.l2}; expected 0 or more")
+        check_shares(self, "dropout")
+        check_not_negative(self, "l2")
 
 
 class CDAE(nnx.Module):

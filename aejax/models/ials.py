@@ -28,7 +28,7 @@ import scipy.sparse as sp
 from aejax.batching import Batch, bucket, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings, check_counts
+from aejax.matrix import ValueSettings, check_counts, check_positive
 from aejax.models import Family, Range
 from aejax.training import Progress, TrainState, init_progress, run_epochs
 
@@ -61,9 +61,7 @@ class IALSSettings(ValueSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "latent_dim", "epochs", "patience")
-        for name in ("alpha0", "l2", "init_scale"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name):g}; expected more than 0")
+        check_positive(self, "alpha0", "l2", "init_scale")
         if not 0.0 <= self.nu <= 1.0:
             raise InputError(f"nu is {self.nu:g}; expected 0 to 1")
 

@@ -51,7 +51,7 @@ from flax import nnx
 from aejax import losses
 from aejax.batching import Batch, densify, drop_inputs, product
 from aejax.errors import InputError
-from aejax.matrix import check_counts
+from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore, xavier_linear
 
@@ -88,20 +88,13 @@ class MacridVAESettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "concepts", "latent_dim")
-        if self.hidden and min(self.hidden) < 1:
-            raise InputError(f"hidden is {self.hidden}; expected sizes of 1 or more")
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout is {self.dropout}; expected 0 or more and less than 1")
+        check_counts(self, "concepts", "latent_dim", "hidden", "anneal_steps")
+        check_shares(self, "dropout")
+        check_not_negative(self, "std", "anneal_cap", "weight_decay")
         if not self.tau >= LEAST_TAU:
             raise InputError(f"tau is {self.tau}; expected {LEAST_TAU} or more")
         if self.assignment not in ("gumbel", "softmax"):
             raise InputError(f'assignment is "{self.assignment}"; expected gumbel or softmax')
-        for name in ("std", "anneal_cap", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.anneal_steps is not None and self.anneal_steps < 1:
-            raise InputError(f"anneal_steps is {self.anneal_steps}; expected 1 or more")
 
 
 def unit_vectors(x: jax.Array) -> jax.Array:

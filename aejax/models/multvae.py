@@ -33,7 +33,7 @@ from flax import nnx
 
 from aejax import losses
 from aejax.batching import Batch, densify, drop_inputs
-from aejax.errors import InputError
+from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows, xavier_linear
 
@@ -56,12 +56,9 @@ class MultDAESettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout is {self.dropout}; expected 0 or more and less than 1")
-        if min((*self.hidden, self.latent_dim)) < 1:
-            raise InputError(f"hidden is {self.hidden} and latent_dim {self.latent_dim}; expected sizes of 1 or more")
-        if not self.weight_decay >= 0:
-            raise InputError(f"weight_decay is {self.weight_decay}; expected 0 or more")
+        check_shares(self, "dropout")
+        check_counts(self, "hidden", "latent_dim")
+        check_not_negative(self, "weight_decay")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +76,8 @@ class MultVAESettings(MultDAESettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.anneal_cap >= 0:
-            raise InputError(f"anneal_cap is {self.anneal_cap}; expected 0 or more")
-        if self.anneal_steps is not None and self.anneal_steps < 1:
-            raise InputError(f"anneal_steps is {self.anneal_steps}; expected 1 or more")
+        check_not_negative(self, "anneal_cap")
+        check_counts(self, "anneal_steps")
 
 
 class MultAE(nnx.Module):

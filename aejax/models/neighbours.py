@@ -27,9 +27,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from aejax.batching import Batch, pad_rows
-from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings, check_counts, from_state, to_state
+from aejax.matrix import ValueSettings, check_counts, check_not_negative, check_positive, from_state, to_state
 from aejax.models import Family, Range
 from aejax.sparse_weights import SparseItemWeights, scores_of
 
@@ -53,10 +52,8 @@ class ItemKNNSettings(ValueSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "neighbours")
-        if not self.shrink >= 0 or not self.power > 0:
-            raise InputError(
-                f"shrink is {self.shrink:g} and power {self.power:g}; expected shrink of 0 or more and power above 0"
-            )
+        check_not_negative(self, "shrink")
+        check_positive(self, "power")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +73,7 @@ class RP3BetaSettings(ValueSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "neighbours")
-        if not self.alpha > 0:
-            raise InputError(f"alpha is {self.alpha:g}; expected more than 0")
+        check_positive(self, "alpha")
 
 
 @partial(jax.jit, static_argnames="k")

@@ -49,7 +49,7 @@ from flax import nnx
 from aejax import losses
 from aejax.batching import Batch, densify, drop_inputs, product
 from aejax.errors import InputError
-from aejax.matrix import check_counts
+from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
 from aejax.training import Phase
@@ -87,10 +87,8 @@ class RecVAESettings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "hidden_dim", "latent_dim", "encoder_passes", "decoder_passes")
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout is {self.dropout}; expected 0 or more and less than 1")
-        if not self.gamma >= 0 or not self.noise >= 0:
-            raise InputError(f"gamma is {self.gamma} and noise {self.noise}; expected 0 or more")
+        check_shares(self, "dropout")
+        check_not_negative(self, "gamma", "noise")
         weights = self.mixture_weights
         if len(weights) != 3 or not min(weights) >= 0 or not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
             raise InputError(f"mixture_weights is {weights}; expected three numbers of 0 or more that sum to 1")

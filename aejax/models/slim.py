@@ -51,7 +51,15 @@ from aejax import memory, solve
 from aejax.batching import Batch
 from aejax.errors import InputError
 from aejax.interactions import Interactions
-from aejax.matrix import ValueSettings, check_counts, check_powers, from_state, weighted_rows
+from aejax.matrix import (
+    ValueSettings,
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_powers,
+    from_state,
+    weighted_rows,
+)
 from aejax.models import Choice, Family, Range
 from aejax.sparse_weights import SparseItemWeights
 
@@ -89,13 +97,10 @@ class SlimSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.l1 >= 0:
-            raise InputError(f"l1 is {self.l1:g}; expected 0 or more")
+        check_not_negative(self, "l1")
         if not self.l2 >= 1e-6:
             raise InputError(f"l2 is {self.l2:g}; expected 1e-6 or more")
-        for name in ("tolerance", "rho"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name):g}; expected more than 0")
+        check_positive(self, "tolerance", "rho")
         check_powers(self, "l2_power", "user_power")
         check_counts(self, "iterations")
 

@@ -45,7 +45,7 @@ from numpy.polynomial import Polynomial
 
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings, check_counts, from_state, to_state
+from aejax.matrix import ValueSettings, check_counts, check_not_negative, check_positive, from_state, to_state
 from aejax.models import Choice, Factorisation, Family, Range
 
 START_SEED = 0
@@ -98,8 +98,7 @@ class GFCFSettings(FilterSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.alpha >= 0:
-            raise InputError(f"alpha is {self.alpha:g}; expected 0 or more")
+        check_not_negative(self, "alpha")
 
     def polynomials(self) -> Polynomials:
         """The filter that the settings ask for."""
@@ -135,11 +134,8 @@ class BSPMSettings(FilterSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta >= 0 or not self.blur_time > 0 or not self.sharpen_time >= 0:
-            raise InputError(
-                f"beta is {self.beta:g}, blur_time {self.blur_time:g} and sharpen_time {self.sharpen_time:g}; expected "
-                "blur_time above 0 and the others 0 or more"
-            )
+        check_not_negative(self, "beta", "sharpen_time")
+        check_positive(self, "blur_time")
         if max(self.blur_time, self.sharpen_time) > MOST_TIME:
             raise InputError(
                 f"blur_time is {self.blur_time:g} and sharpen_time {self.sharpen_time:g}; expected {MOST_TIME} or less"

@@ -20,6 +20,7 @@ from flax import nnx
 from aejax import losses
 from aejax.batching import Batch, densify
 from aejax.errors import InputError
+from aejax.matrix import check_counts, check_not_negative
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
 
@@ -45,10 +46,8 @@ class VAESettings(NetworkSettings):
         super().__post_init__()
         if self.likelihood not in ("bernoulli", "mse"):
             raise InputError(f'likelihood is "{self.likelihood}"; expected bernoulli or mse')
-        if min((*self.hidden, self.latent_dim)) < 1:
-            raise InputError(f"hidden is {self.hidden} and latent_dim {self.latent_dim}; expected sizes of 1 or more")
-        if not self.kl_weight >= 0:
-            raise InputError(f"kl_weight is {self.kl_weight}; expected 0 or more")
+        check_counts(self, "hidden", "latent_dim")
+        check_not_negative(self, "kl_weight")
 
 
 class VAE(nnx.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from aejax.errors import InputError, nearest
-from aejax.matrix import ValueSettings, check_powers, check_values
+from aejax.matrix import ValueSettings, check_powers, check_shares, check_values
 
 SIDES = ("auto", "items", "users")
 
@@ -37,12 +37,9 @@ class EASESettings(ValueSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_values(self.targets or self.values)
-        if not self.l2 >= 1e-6 or not self.half_life > 0:
-            raise InputError(
-                f"l2 is {self.l2:g} and half_life {self.half_life:g}; expected 1e-6 or more, and more than 0"
-            )
-        if not 0.0 <= self.dropout < 1.0 or not 0.0 <= self.xi < 1.0:
-            raise InputError(f"dropout is {self.dropout:g} and xi {self.xi:g}; expected 0 or more and less than 1")
+        if not self.l2 >= 1e-6:
+            raise InputError(f"l2 is {self.l2:g}; expected 1e-6 or more")
+        check_shares(self, "dropout", "xi")
         check_powers(self, "l2_power", "item_power", "user_power")
         if self.side not in SIDES:
             raise InputError(f'side is "{self.side}"; {nearest(self.side, SIDES)}')

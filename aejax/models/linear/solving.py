@@ -106,7 +106,8 @@ def make_system(train: Interactions, settings: EASESettings) -> System:
 def side_of(system: System, settings: EASESettings) -> str:
     """`choose_side` for a system."""
     inputs = system.inputs
-    return choose_side(*inputs.shape, inputs.nnz, settings.side, system.targets is not inputs)
+    other_targets = system.targets is not inputs
+    return choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side, other_targets)
 
 
 @dataclasses.dataclass(frozen=True)
