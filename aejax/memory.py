@@ -13,12 +13,12 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 
 
-def too_little(what: str, needed: float, free: float) -> ResourceError:
+LOW_RANK = "raise --min-customers, or use --model elsa, whose weights are of low rank"
+
+
+def too_little(what: str, needed: float, free: float, remedy: str = LOW_RANK) -> ResourceError:
     """The error of `what` that takes `needed` bytes where only `free` are, and what to use instead."""
-    return ResourceError(
-        f"{what} need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; raise --min-customers, or use "
-        "--model elsa, whose weights are of low rank"
-    )
+    return ResourceError(f"{what} need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; {remedy}")
 
 
 def available() -> int:

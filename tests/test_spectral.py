@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from aejax.errors import InputError
+from aejax.errors import InputError, ResourceError
 from aejax.interactions import Histories
 from aejax.matrix import user_item_matrix
 from aejax.models import spectral
@@ -168,3 +168,10 @@ def test_a_search_finds_the_singular_vectors_once(tiny_lines, monkeypatch):
     histories = Histories(tiny_lines, None)
     scores, expected = (np.asarray(model.scores(model.encode(histories))) for model in (shared, alone))
     np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_more_factors_than_memory_holds_are_refused_before_they_are_made(tiny_lines, monkeypatch):
+    monkeypatch.setattr(spectral.memory, "available", lambda: 10)
+    monkeypatch.setattr(spectral, "_assemble", None)
+    with pytest.raises(ResourceError, match=r"^8 factors need 0\.0 GB of memory, .*; give fewer with --set factors=N$"):
+        spectral.fit(tiny_lines, GFCFSettings(factors=8))

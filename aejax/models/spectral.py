@@ -43,6 +43,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 from numpy.polynomial import Polynomial
 
+from aejax import memory
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import ValueSettings, check_counts, check_not_negative, check_positive, from_state, to_state
@@ -253,7 +254,15 @@ class SpectralFilter:
 
 
 def right_singular_vectors(matrix: sp.csr_array, count: int) -> np.ndarray:
-    """The right singular vectors `[count, I]` of the largest singular values, largest first, up to their sign."""
+    """The right singular vectors `[count, I]` of the largest singular values, largest first, up to their sign.
+
+    Raises:
+      ResourceError: they do not fit in memory.
+    """
+    # Lanczos vectors of the smaller side, twice the factors, and vectors of both sides, in float64.
+    needed, free = 8 * 3 * count * (matrix.shape[0] + matrix.shape[1]), memory.available()
+    if needed > free:
+        raise memory.too_little(f"{count:,} factors", needed, free, "give fewer with --set factors=N")
     exact = sp.csr_array(matrix, dtype=np.float64)
     least = min(exact.shape[0], exact.shape[1])
     if count < least:
