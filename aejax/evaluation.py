@@ -73,7 +73,17 @@ def total_ndcg(hits: jax.Array, counts: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Chunk:
+class Chunk:
+    """Users of a held-out part, and rows of padding after them.
+
+    Attributes:
+      batch: what the model encoded of them.
+      seen: `[B, L]` items, padded with I.
+      targets: `[B, L]` items, padded with I.
+      counts: `[B]`, number of targets, 0 for padding.
+      users: how many of the rows are users.
+    """
+
     batch: Any
     seen: jax.Array
     targets: jax.Array
@@ -81,7 +91,7 @@ class _Chunk:
     users: int
 
 
-def _chunks(model: Model, part: HeldOut, size: int) -> Iterator[_Chunk]:
+def chunks(model: Model, part: HeldOut, size: int) -> Iterator[Chunk]:
     """The part in the fewest chunks of at most `size` users, all of one shape: the last one is filled up and masked."""
     rows = -(-len(part) // -(-len(part) // size))
     for start in range(0, len(part), rows):
@@ -93,7 +103,7 @@ def _chunks(model: Model, part: HeldOut, size: int) -> Iterator[_Chunk]:
         batch = batching.fill_rows(model.encode(part.inputs.take(start, stop)), rows)
         counts = np.zeros(rows, dtype=np.int32)
         counts[: stop - start] = np.diff(part.targets.indptr[start : stop + 1])
-        yield _Chunk(batch, padded(part.seen), padded(part.targets), jnp.asarray(counts), stop - start)
+        yield Chunk(batch, padded(part.seen), padded(part.targets), jnp.asarray(counts), stop - start)
 
 
 def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evaluation:
@@ -110,7 +120,7 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     items = part.targets.shape[1]
     pieces: list[dict[str, np.ndarray]] = []
     recommended = np.zeros(items + 1, dtype=bool)
-    for piece in _chunks(model, part, chunk or batching.scoring_chunk(items)):
+    for piece in chunks(model, part, chunk or batching.scoring_chunk(items)):
         top, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
         values = _user_metrics(hits, jnp.maximum(piece.counts, 1))
         top, any_nan, values = jax.device_get((top, any_nan, values))
@@ -133,13 +143,13 @@ def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
     With `once` nothing is kept, for a model that is scored once.
     """
     size = batching.scoring_chunk(part.targets.shape[1])
-    kept: list[_Chunk] = []
+    kept: list[Chunk] = []
 
     def validate(model: Model) -> float:
         if not once and not kept:
-            kept.extend(_chunks(model, part, size))
+            kept.extend(chunks(model, part, size))
         totals = []
-        for piece in _chunks(model, part, size) if once else kept:
+        for piece in chunks(model, part, size) if once else kept:
             _, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
             totals.append(jnp.where(any_nan, jnp.nan, total_ndcg(hits, piece.counts)))
         return float(jax.device_get(jnp.stack(totals).sum())) / len(part)

@@ -78,7 +78,7 @@ def render(page: Mapping[str, Any]) -> str:
 
     Args:
       page: plain data: `title`, `summary`, `quality`, `protocol`, `repeat`, `users`, `users_left_out`, `note`,
-        `customers`, `products`, `best`, `models`, `logs`, `examples`, `environment`.
+        `customers`, `products`, `best`, `models`, `logs`, `facts`, `examples`, `environment`.
 
     Returns:
       One file that needs no other; the same page gives the same bytes.
@@ -99,6 +99,7 @@ def render(page: Mapping[str, Any]) -> str:
         styles=styles,
         plots=plots,
         settings={name: dict(_flat(row.get("settings") or {})) for name, row in models.items()},
+        facts={name: dict(_flat(found)) for name, found in page["facts"].items()},
         environment=dict(_flat(page["environment"])),
     )
 

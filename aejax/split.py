@@ -42,6 +42,12 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.users)
 
+    def take(self, rows: np.ndarray) -> HeldOut:
+        """Some of the users, by their increasing positions `[m]`."""
+        as_of = self.inputs.as_of
+        inputs = histories_of(self.inputs.lines, rows, None if as_of is None else as_of[rows])
+        return HeldOut(self.users[rows], inputs, self.targets[rows], self.seen[rows], self.left_out)
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from aejax.errors import InputError
 from aejax.evaluation import evaluate, validator
 from aejax.experiment import blending
 from aejax.experiment.blending import BlendSettings, find_weights
+from aejax.experiment.fitting import read_log
 from aejax.models import unknown_customers
 from aejax.models.blend import Blend, standardise
 from tests.shops import run, write_shop
@@ -32,7 +34,10 @@ def test_standardised_scores_have_mean_0_and_deviation_1():
     found = np.asarray(standardise(scores))
     np.testing.assert_allclose(found.mean(1), 0.0, atol=1e-6)
     np.testing.assert_allclose(found.std(1), 1.0, rtol=1e-5)
-    assert np.isfinite(standardise(np.ones((2, 3), dtype=np.float32))).all()
+    assert np.array_equal(standardise(np.ones((2, 3), dtype=np.float32)), np.zeros((2, 3)))
+    # So do scores whose squares float32 does not hold.
+    for factor in (1e-25, 1e25):
+        np.testing.assert_allclose(standardise(scores * np.float32(factor)), found, rtol=1e-4, atol=1e-5)
 
 
 def test_scores_are_the_weighted_sum(parts):
@@ -132,15 +137,20 @@ def test_weights_that_lose_on_all_customers_give_way_to_the_best_part(parts, mon
     (record,) = [line for line in fitted.log if line["stage"] == "blend"]
     best = max(record["parts"], key=record["parts"].get)
     assert best != "popularity" and record["weights"][best] == 1.0
-    assert fitted.validation == record["parts"][best]
+    assert fitted.validation == record["validation"] == record["parts"][best]
 
 
 def test_weights_may_come_from_some_of_the_customers(parts, monkeypatch):
     part = parts.validation
     models = [Noisy(part, 0.4, 1), Noisy(part, 50.0, 2)]
+    encoded, encode = [], Noisy.encode
+    monkeypatch.setattr(Noisy, "encode", lambda model, some: encoded.append(some) or encode(model, some))
     monkeypatch.setattr(blending, "CELLS", 5 * part.targets.shape[1])
     weights = find_weights(models, part)
     assert weights[0] > weights[1]
+    asked = np.concatenate([histories.lines.users.ids for histories in encoded[::2]])
+    everyone = part.inputs.lines.users.ids
+    assert len(asked) == 5 and asked[0] == everyone[0] and asked[-1] == everyone[-1]  # from the first to the last
 
 
 def test_given_weights_stay_and_a_part_of_weight_0_is_left_out(parts):
@@ -162,12 +172,17 @@ def test_given_weights_are_not_validated_unless_asked_for(parts, monkeypatch):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_run_of_a_blend_is_like_any_other(shop, tmp_path):
+def test_a_run_of_a_blend_is_like_any_other(shop, tmp_path, capsys):
     file = tmp_path / "s.json"
     file.write_text(json.dumps({"ease": {"l2": 3.0}, "multvae": {"hidden": [], "latent_dim": 4, "epochs": 3}}))
     options = ("--model", "blend", "--set", "parts=ease,multvae,popularity", "--settings", file)
     for name in ("one", "two"):
         assert run("fit", shop, *options, "--run", tmp_path / name) == 0
+    (record,) = [line for line in read_log(tmp_path / "one" / "log.jsonl") if line["stage"] == "blend"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"blend: weights (ease {record['weights']['ease']:.4g}, multvae" in said
+    page = re.sub("<[^>]*>", " ", (tmp_path / "one" / "report.html").read_text())
+    assert f"blend.weights.ease  {record['weights']['ease']}" in page
     config = json.loads((tmp_path / "one" / "config.json").read_text())
     assert config["settings"]["settings"]["ease"]["l2"] == 3.0
     assert config["settings"]["settings"]["multvae"]["dropout"] == 0.5  # defaults included
@@ -195,6 +210,8 @@ def test_a_run_of_a_blend_is_like_any_other(shop, tmp_path):
         ({"parts": ("ease", "gfcf"), "weights": (1.0, -1.0)}, "0 or more"),
         ({"parts": ("ease", "gfcf"), "weights": (0.0, 0.0)}, "not all 0"),
         ({"parts": ("ease", "gfcf"), "settings": {"ease": {"l3": 1}}}, 'did you mean "l2"'),
+        ({"parts": ("ease", "gfcf"), "settings": {"eaze": {"l2": 1}}}, 'did you mean "ease"'),
+        ({"parts": ("ease", "gfcf"), "settings": {"ease": 3}}, "settings of ease in a blend is 3"),
     ],
 )
 def test_bad_settings(options, says):

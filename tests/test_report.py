@@ -59,6 +59,7 @@ def make_page() -> dict[str, Any]:
             },
         },
         "logs": {"popularity": [], "multvae": [*epochs, *refit]},
+        "facts": {"popularity": {}, "multvae": {"blend": {"weights": {"ease": 0.25}}}},
         "examples": [
             {
                 "customer_id": "007",
@@ -158,6 +159,7 @@ def test_hostile_text_is_escaped_wherever_it_comes_from():
     }
     page["models"][HOSTILE] = page["models"].pop("multvae") | {"settings": {HOSTILE: HOSTILE}}
     page["logs"] = {HOSTILE: page["logs"]["multvae"]}
+    page["facts"] = {HOSTILE: {"select": {"side": HOSTILE}}}
     customer = page["examples"][0]
     customer["customer_id"] = HOSTILE
     for row in [*customer["bought"], *customer["recommended"]]:
@@ -313,6 +315,7 @@ def test_nested_settings_and_environment_are_flattened():
     assert '<th scope="row">hidden</th><td>600, 200</td>' in text
     assert '<th scope="row">nested.rate</th><td>0.5</td>' in text
     assert '<th scope="row">packages.jax</th><td>0.8.1</td>' in text
+    assert '<th scope="row">blend.weights.ease</th><td>0.25</td>' in text
     assert "This model has no settings." in text
 
 

@@ -55,22 +55,22 @@ def test_trials_that_differ_in_the_ridge_share_a_factorisation(shop, tmp_path, m
 
 def test_the_test_part_is_not_looked_at(shop, tmp_path, monkeypatch):
     parts = []
-    original = evaluation._chunks
+    original = evaluation.chunks
 
     def watched(model, part, size):
         parts.append(part)
         return original(model, part, size)
 
-    monkeypatch.setattr(evaluation, "_chunks", watched)
+    monkeypatch.setattr(evaluation, "chunks", watched)
     assert run("tune", shop, "--model", "itemknn", "--trials", 3, "--run", tmp_path / "tuned") == 0
     expected = experiment.prepare(DataConfig(str(shop)), SplitConfig()).split.validation
     assert len(parts) == 3
     assert all((part.targets != expected.targets).nnz == 0 for part in parts)
 
 
-def test_an_interrupted_search_ends_with_the_same_trials(shop, tmp_path, monkeypatch):
+def test_an_interrupted_search_ends_with_the_same_trials(shop, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("aejax.experiment.tuning.STARTUP", 2)  # so that the estimator proposes most of them
-    options = ("tune", shop, "--model", "multvae", "--trials", 6, "--epochs", 3, "--set", "hidden=8", "batch_size=50")
+    options = ("tune", shop, "--model", "multvae", "--trials", 6, "--epochs", 3, "--set", "hidden=8", "dropout=.5")
     assert run(*options, "--run", tmp_path / "whole") == 0
     count = []
 
@@ -85,6 +85,10 @@ def test_an_interrupted_search_ends_with_the_same_trials(shop, tmp_path, monkeyp
         assert run(*options, "--run", tmp_path / "cut") == 130
     assert not (tmp_path / "cut").exists()
     assert len(trials_of(tmp_path / ".cut.unfinished")) == 3
+    capsys.readouterr()
+    # A default that was given was fixed, though the settings are the same without it.
+    assert run(*options[:-1], "--run", tmp_path / "cut", "--resume") == 1
+    assert "was started with another --set: it searches latent_dim" in " ".join(capsys.readouterr().err.split())
     assert run(*options, "--run", tmp_path / "cut", "--resume") == 0
     assert (tmp_path / "cut" / "trials.jsonl").read_bytes() == (tmp_path / "whole" / "trials.jsonl").read_bytes()
     settings = trials_of(tmp_path / "cut")[-1]["settings"]

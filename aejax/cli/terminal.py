@@ -45,7 +45,7 @@ class EpochProgress:
     def epoch(self, label: str, record: Mapping[str, Any]) -> None:
         """Show an epoch's record, or what a closed form decided."""
         if "epoch" not in record:
-            self.bars.console.print(f"{label}: {', '.join(f'{name} {value}' for name, value in record.items())}")
+            self.bars.console.print(f"{label}: {in_words(record)}")
             return
         score = f"{record['validation']:.4f}" if "validation" in record else "-"
         fields = {"epoch": record["epoch"], "loss": record["loss"], "score": score}
@@ -54,6 +54,17 @@ class EpochProgress:
                 self.bars.stop_task(task)
             self.tasks[label] = self.bars.add_task(label, total=None, **fields)
         self.bars.update(self.tasks[label], **fields)
+
+
+def in_words(facts: Any) -> str:
+    """What a fit decided: `side users`, or `weights (ease 0.5, gfcf 0.5), validation 0.17`."""
+    if isinstance(facts, Mapping):
+        words = (
+            f"{name} ({in_words(value)})" if isinstance(value, Mapping) else f"{name} {in_words(value)}"
+            for name, value in facts.items()
+        )
+        return ", ".join(words)
+    return f"{facts:.4g}" if isinstance(facts, float) else str(facts)
 
 
 SHOWN = ("precision@10", "recall_all@10", "ndcg@100", "hit@10", "coverage@10")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,8 +19,7 @@ import numpy as np
 
 from aejax import batching, evaluation, metrics, registry
 from aejax.errors import InputError
-from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit, select
-from aejax.interactions import histories_of
+from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit, select, tell
 from aejax.models import Family, Model
 from aejax.models.blend import Blend, standardise
 from aejax.split import HeldOut, Split
@@ -51,6 +49,10 @@ class BlendSettings:
             raise InputError(
                 f"parts is {','.join(self.parts)}; expected two or more different models, such as ease,gfcf"
             )
+        for name, own in self.settings.items():
+            registry.family(name)  # raises where there is no such model
+            if not isinstance(own, Mapping):
+                raise InputError(f"settings of {name} in a blend is {own}; expected a table such as {{'l2': 300}}")
         # All of them, defaults included: a run must not change when a default does.
         own = {name: registry.make_settings(name, self.settings.get(name, {})) for name in self.parts}
         object.__setattr__(self, "settings", {name: registry.as_json(settings) for name, settings in own.items()})
@@ -84,7 +86,7 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
         return Fitted(blend, None, max(one.epochs for one in fitted), tuple(hooks.log))
     selected = {name: select(name, settings.of(name), parts, seed=seed, hooks=hooks_of[name]) for name in names}
     models = [selected[name].model for name in names]
-    alone = {name: one.validation for name, one in selected.items()}
+    alone: dict[str, Any] = {name: one.validation for name, one in selected.items()}
     epochs = {name: one.epochs for name, one in selected.items()}
     weights = find_weights(models, parts.validation) if given is None else [weight for weight in given if weight > 0]
     validate = evaluation.validator(parts.validation, once=True)
@@ -94,10 +96,8 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
         best = max(alone, key=alone.__getitem__)
         weights, score = [float(name == best) for name in names], alone[best]
     kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if weight > 0]
-    hooks.log.append(
-        {"stage": "blend", "weights": dict(zip(names, map(float, weights), strict=True)), "validation": score}
-        | {"parts": alone}
-    )
+    weighed = dict(zip(names, map(float, weights), strict=True))
+    tell("blend", {"weights": weighed, "validation": score, "parts": alone}, hooks)
     models = [selected[name].model for name, _ in kept]
     if parts.refit is not None:
         selected.clear()
@@ -113,12 +113,11 @@ def _blend(settings: BlendSettings, names: Sequence[str], models: Sequence[Model
     return Blend(models, weights, [settings.parts.index(name) for name in names])
 
 
-@partial(jax.jit, static_argnames="depth")
-def _ndcg(
-    scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array, depth: int
-) -> jax.Array:
+@jax.jit
+def _ndcg(scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array) -> jax.Array:
     """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
-    _, hits, _ = evaluation.hits_of(jnp.einsum("pni,p->ni", scores, weights, precision="highest"), seen, targets, depth)
+    blended = jnp.einsum("pni,p->ni", scores, weights, precision="highest")
+    _, hits, _ = evaluation.hits_of(blended, seen, targets, metrics.DEPTH)
     return evaluation.total_ndcg(hits, counts)
 
 
@@ -128,21 +127,17 @@ def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
     """
     items = part.targets.shape[1]
     count = min(len(part), max(1, CELLS // items))
-    chosen = np.unique(np.linspace(0, len(part) - 1, count).round().astype(int))
-    size = batching.scoring_chunk(items)
-    as_of = part.inputs.as_of
-    chunks = []
-    for start in range(0, len(chosen), size):
-        rows = chosen[start : start + size]
-        histories = histories_of(part.inputs.lines, rows, None if as_of is None else as_of[rows])
-        stack = jnp.stack([standardise(model.scores(model.encode(histories))) for model in models])
-        seen, targets = (jnp.asarray(batching.pad_rows(matrix[rows]).items) for matrix in (part.seen, part.targets))
-        chunks.append((stack, seen, targets, jnp.asarray(np.diff(part.targets.indptr)[rows])))
+    some = part.take(np.unique(np.linspace(0, len(part) - 1, count).round().astype(int)))
+    together = Blend(models, [1.0] * len(models), range(len(models)))
+    scored = [
+        (jnp.stack([standardise(model.scores(own)) for model, own in zip(models, piece.batch, strict=True)]), piece)
+        for piece in evaluation.chunks(together, some, batching.scoring_chunk(items))
+    ]
 
     def score(weights: np.ndarray) -> float:
         at = jnp.asarray(weights, dtype=jnp.float32)
-        totals = [_ndcg(stack, at, seen, targets, counts, metrics.DEPTH) for stack, seen, targets, counts in chunks]
-        return float(jax.device_get(jnp.stack(totals).sum())) / len(chosen)
+        totals = [_ndcg(stack, at, piece.seen, piece.targets, piece.counts) for stack, piece in scored]
+        return float(jax.device_get(jnp.stack(totals).sum())) / len(some)
 
     starts = [*np.eye(len(models)), np.full(len(models), 1.0 / len(models))]
     best, weights = max(((score(start), start) for start in starts), key=lambda found: found[0])
@@ -171,10 +166,6 @@ def _changes(weights: np.ndarray, part: int) -> list[np.ndarray]:
     return changes
 
 
-def _fit(*arguments: Any, **options: Any) -> Model:
-    raise TypeError("a blend needs a validation part; use aejax.experiment.fit_model")
-
-
 def _restore(state: Mapping[str, Any], settings: BlendSettings, *, items: int) -> Model:
     """The blend whose `state()` that was."""
     positions = [int(position) for position in np.asarray(state["positions"])]
@@ -185,4 +176,4 @@ def _restore(state: Mapping[str, Any], settings: BlendSettings, *, items: int) -
     return Blend(models, [float(weight) for weight in np.asarray(state["weights"])], positions)
 
 
-FAMILY = Family(BlendSettings, {}, _fit, _restore, is_network=True)
+FAMILY = Family(BlendSettings, {}, fit_blend, _restore, is_network=True, fits_split=True)

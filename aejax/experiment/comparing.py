@@ -182,7 +182,8 @@ def _columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def compare_settings(models: Sequence[str], given: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings per model: stored ones by model, then those given for all, which go to the models that have them.
+    """Settings per model: stored ones by model, then those given for all, which go to the models that have them. A
+    blend's parts have the settings that they have beside it.
 
     Raises:
       InputError: a setting that no model of the list has.
@@ -192,12 +193,9 @@ def compare_settings(models: Sequence[str], given: Mapping[str, Any], stored: Ma
         if not any(key in names for names in known.values()):
             every = sorted({field for names in known.values() for field in names})
             raise InputError(f'none of {", ".join(models)} has a setting "{key}". Known: {", ".join(every)}')
-    return {
-        name: registry.make_settings(
-            name, own_settings(name, {key: value for key, value in given.items() if key in known[name]}, stored)
-        )
-        for name in models
-    }
+    own = {name: {key: value for key, value in given.items() if key in known[name]} for name in models}
+    beside = {**stored, **{name: {**stored.get(name, {}), **own[name]} for name in models}}
+    return {name: registry.make_settings(name, own_settings(name, own[name], beside)) for name in models}
 
 
 def own_settings(name: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:

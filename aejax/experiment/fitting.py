@@ -14,7 +14,6 @@ from aejax import registry, report, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.evaluation import Evaluation, evaluate, report_metrics
-from aejax.experiment.blending import BlendSettings, fit_blend
 from aejax.experiment.pages import run_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import EpochListener, Factorised, Fitted, Hooks, fit_alone
@@ -48,8 +47,9 @@ def fit_model(
       factorised: of the train part, from fits with other settings.
     """
     hooks = Hooks() if hooks is None else hooks
-    if isinstance(settings, BlendSettings):
-        return fit_blend(settings, parts, seed=seed, hooks=hooks, validated=validated)
+    family = registry.family(name)
+    if family.fits_split:
+        return family.fit(settings, parts, seed=seed, hooks=hooks, validated=validated)
     return fit_alone(name, settings, parts, seed=seed, hooks=hooks, validated=validated, factorised=factorised)
 
 

@@ -30,6 +30,7 @@ def run_page(
         "best": name,
         "models": {name: row},
         "logs": {name: _curves(log)},
+        "facts": {name: _facts(log)},
         **_shared(prepared, model, row, environment),
     }
 
@@ -48,6 +49,7 @@ def comparison_page(
         "best": result["best_on_validation"],
         "models": models,
         "logs": {name: _curves(log) for name, log in logs.items()},
+        "facts": {name: _facts(log) for name, log in logs.items()},
         **_shared(prepared, best, result, environment),
     }
 
@@ -55,6 +57,15 @@ def comparison_page(
 def _curves(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The epochs of the model itself; those of a blend's parts are in log.jsonl."""
     return [line for line in log if line["stage"] in ("select", "refit") and "epoch" in line]
+
+
+def _facts(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stage -> what a closed form or a blend decided in it."""
+    return {
+        line["stage"]: {name: value for name, value in line.items() if name != "stage"}
+        for line in log
+        if "epoch" not in line
+    }
 
 
 def _shared(

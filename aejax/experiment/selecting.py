@@ -51,21 +51,6 @@ class Hooks:
     log: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(frozen=True)
-class Selected:
-    """A model fitted on the train part.
-
-    Attributes:
-      model: the model of the best epoch.
-      validation: its validation NDCG@100.
-      epochs: that epoch; 0 for a closed form or a rule.
-    """
-
-    model: Model
-    validation: float
-    epochs: int
-
-
 class Factorised:
     """The last factorisation of one train part, for the settings of a model that share it."""
 
@@ -93,8 +78,8 @@ class Fitted:
     Attributes:
       model: the fitted model.
       validation: its validation NDCG@100, from before a refit; None where it was not asked for.
-      epochs: epochs of the last fit; 0 for a closed form or a rule.
-      log: a record per epoch with its stage.
+      epochs: of the fit, the best one's number where validation chose it; 0 for a closed form or a rule.
+      log: a record per epoch with its stage, and one for what a closed form decided.
     """
 
     model: Model
@@ -116,17 +101,17 @@ def fit_alone(
     """Fit a model that is not made of others; for the arguments see `aejax.experiment.fit_model`."""
     if parts.refit is not None and not validated and not registry.family(name).is_network:
         return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, tuple(hooks.log))
-    selected = select(name, settings, parts, seed=seed, hooks=hooks, factorised=factorised)
-    score, epochs, model = selected.validation, selected.epochs, selected.model
-    if parts.refit is not None:
-        del selected, model  # the refit may need the memory
-        model = refit(name, settings, parts.refit, epochs, seed=seed, hooks=hooks)
-    return Fitted(model, score, epochs, tuple(hooks.log))
+    fitted = select(name, settings, parts, seed=seed, hooks=hooks, factorised=factorised)
+    if parts.refit is None:
+        return fitted
+    score, epochs = fitted.validation, fitted.epochs
+    del fitted  # the refit may need the memory
+    return Fitted(refit(name, settings, parts.refit, epochs, seed=seed, hooks=hooks), score, epochs, tuple(hooks.log))
 
 
 def select(
     name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks, factorised: Factorised | None = None
-) -> Selected:
+) -> Fitted:
     """Fit on the train part, with the number of epochs chosen on validation.
 
     Args:
@@ -145,14 +130,14 @@ def select(
     if family.is_network:
         key, _ = jax.random.split(jax.random.key(seed))
         model, progress = _train("select", name, parts.train, settings, key, validate, hooks)
-        return Selected(model, progress.best_score, progress.best_epoch)
+        return Fitted(model, progress.best_score, progress.best_epoch, tuple(hooks.log))
     fit = family.fit if factorised is None else partial(factorised.fit, name)
     model = fit(parts.train, settings)
-    _tell("select", model, hooks)
+    _tell_of("select", model, hooks)
     score = validate(model)
     if math.isnan(score):
         raise InputError(f"{name} scored NaN (not a number) on validation; see --set for its settings")
-    return Selected(model, score, 0)
+    return Fitted(model, score, 0, tuple(hooks.log))
 
 
 def refit(name: str, settings: Any, lines: Interactions, epochs: int, *, seed: int, hooks: Hooks) -> Model:
@@ -160,18 +145,23 @@ def refit(name: str, settings: Any, lines: Interactions, epochs: int, *, seed: i
     family = registry.family(name)
     if not family.is_network:
         model = family.fit(lines, settings)
-        _tell("refit", model, hooks)
+        _tell_of("refit", model, hooks)
         return model
     _, key = jax.random.split(jax.random.key(seed))
     model, _ = _train("refit", name, lines, dataclasses.replace(settings, epochs=epochs), key, None, hooks)
     return model
 
 
-def _tell(stage: str, model: Model, hooks: Hooks) -> None:
+def tell(stage: str, facts: Mapping[str, Any], hooks: Hooks) -> None:
+    """Log what a fit decided, and say it."""
+    stage = hooks.prefix + stage
+    hooks.log.append({"stage": stage, **facts})
+    hooks.listen(stage, facts)
+
+
+def _tell_of(stage: str, model: Model, hooks: Hooks) -> None:
     if isinstance(model, Telling):
-        stage = hooks.prefix + stage
-        hooks.log.append({"stage": stage, **model.facts})
-        hooks.listen(stage, model.facts)
+        tell(stage, model.facts, hooks)
 
 
 def _train(

@@ -20,6 +20,7 @@ from aejax.models import Choice, Range
 if TYPE_CHECKING:
     import optuna
 
+LOG = "trials.jsonl"
 STARTUP = 8
 # A network is stopped early where it is worse than half of the earlier trials at the same epoch.
 PRUNE_AFTER_TRIALS, PRUNE_AFTER_EPOCHS = 4, 5
@@ -69,12 +70,17 @@ def tune(
     settings = registry.make_settings(config.model, config.settings)
     if config.split.protocol == "reconstruction":
         raise InputError("--split reconstruction has no validation part to tune on; use another --split")
+    done = read_log(runs.require_unfinished(run) / LOG) if resume else []
+    if done and done[0]["settings"].keys() != space.keys():
+        raise InputError(
+            f"--resume: {run} was started with another --set: it searches {', '.join(done[0]['settings'])}; this "
+            f"would search {', '.join(space)}"
+        )
     with (
         on_device(config.training.device),
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
-        log = unfinished / "trials.jsonl"
-        done = read_log(log)
+        log = unfinished / LOG
         write_log(log, done)
         factorised = Factorised()
         for number in range(len(done), trials):

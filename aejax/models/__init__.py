@@ -97,10 +97,12 @@ class Family:
       settings: its frozen dataclass of settings, defaults included.
       search: setting -> where `tune` looks for it; empty where there is nothing to tune.
       fit: `fit(train, settings)` -> a `Model` for a closed form or a rule; `fit(train, settings, key=, validate=,
-        on_epoch=, resume=)` -> a `Model` and its training's progress for a network (see `aejax.network.fit_network`).
+        on_epoch=, resume=)` -> a `Model` and its training's progress for a network (see `aejax.network.fit_network`);
+        with `fits_split`, `fit(settings, split, seed=, hooks=, validated=)` -> what `experiment.fit_model` returns.
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
-      is_network: trained in epochs.
+      is_network: trained in epochs, or made of what may be: fits with other seeds differ.
       factorisation: what `fit(train, settings, factors=)` of a closed form can share with other settings.
+      fits_split: made of other models, and makes its own choices on validation.
     """
 
     settings: type
@@ -109,3 +111,4 @@ class Family:
     restore: Callable[..., Model]
     is_network: bool
     factorisation: Factorisation | None = None
+    fits_split: bool = False

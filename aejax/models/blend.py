@@ -17,9 +17,12 @@ from aejax.models import Model, unknown_customers
 @jax.jit
 def standardise(scores: jax.Array) -> jax.Array:
     """Scores `[B, I]` -> the same with mean 0 and deviation 1 in every row."""
+    tiny = jnp.finfo(scores.dtype).tiny
     centred = scores - scores.mean(axis=1, keepdims=True)
+    # Squares of small scores would be 0.
+    centred = centred / jnp.maximum(jnp.abs(centred).max(axis=1, keepdims=True), tiny)
     deviation = jnp.sqrt(jnp.square(centred).mean(axis=1, keepdims=True))
-    return centred / jnp.maximum(deviation, jnp.finfo(scores.dtype).tiny)
+    return centred / jnp.maximum(deviation, tiny)
 
 
 @dataclasses.dataclass(frozen=True)
