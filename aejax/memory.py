@@ -21,6 +21,13 @@ def too_little(what: str, needed: float, free: float, remedy: str = LOW_RANK) ->
     return ResourceError(f"{what} need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; {remedy}")
 
 
+def require(what: str, needed: float, remedy: str = LOW_RANK) -> None:
+    """Raises `ResourceError` where `what` takes more bytes than are free."""
+    free = available()
+    if needed > free:
+        raise too_little(what, needed, free, remedy)
+
+
 def available() -> int:
     """Bytes that new arrays can take, as the operating system and the limits of the process's groups have it."""
     return int(min(psutil.virtual_memory().available, _free_in_groups()))

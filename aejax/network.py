@@ -7,6 +7,7 @@ arrays) and merged again inside jitted functions. No module stores a key.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ import optax
 import scipy.sparse as sp
 from flax import nnx
 
-from aejax import batching
+from aejax import batching, memory
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import ValueSettings, check_counts, check_positive, user_item_matrix
@@ -160,14 +161,14 @@ def fit_network(
       The network of the best epoch, and the progress at the end.
     """
     items = len(train.items)
-    init_key, train_key = jax.random.split(key)
-    module = build(items, rngs=nnx.Rngs(params=init_key))
-    graphdef, variables = nnx.split(module)
-    params = nnx.to_pure_dict(variables)
     matrix = _input_matrix(train, None, settings, unit)
     matrix = matrix[np.diff(matrix.indptr) > 0]
     if matrix.shape[0] == 0:
         raise InputError("there is no purchase to train on; a network needs at least one customer with a purchase")
+    init_key, train_key = jax.random.split(key)
+    _require_memory(build, items, min(settings.batch_size, matrix.shape[0]))
+    graphdef, variables = nnx.split(build(items, rngs=nnx.Rngs(params=init_key)))
+    params = nnx.to_pure_dict(variables)
     rows, length = batching.sparse_rows(matrix)
     optimizer = optax.adam(settings.learning_rate)
 
@@ -203,6 +204,20 @@ def fit_network(
         on_epoch=on_epoch,
     )
     return network(progress.best_params), progress
+
+
+def _require_memory(build: Callable[..., nnx.Module], items: int, batch_size: int) -> None:
+    """Raises `ResourceError` where a training does not fit in a CPU's memory, before any parameter is made."""
+    if jax.default_backend() != "cpu":
+        return
+    shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0)))))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    # Parameters, those of the best epoch, two moments and a gradient; scores, their gradient and targets.
+    memory.require(
+        f"{parameters:,} parameters and batches of {batch_size:,} customers x {items:,} products",
+        4.0 * (5 * parameters + 3 * batch_size * items),
+        "give a smaller latent_dim, hidden or batch_size with --set, or raise --min-customers",
+    )
 
 
 def _lower(learning_rate: float) -> str:

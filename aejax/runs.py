@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -244,6 +244,28 @@ def read_config(folder: Path) -> RunConfig:
             f"fit it again"
         )
     return RunConfig.from_json(plain)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log.jsonl, without a last line that was cut short."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def append_log(path: Path, record: Mapping[str, Any]) -> None:
+    """One more record at the end of a log.jsonl."""
+    with writing(path), path.open("a", encoding="utf-8") as opened:
+        opened.write(json.dumps(record) + "\n")
+
+
+def write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """The records as a log.jsonl, whole or not at all."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def environment(files: Sequence[Path]) -> dict[str, Any]:

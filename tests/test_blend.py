@@ -7,13 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from aejax import experiment, registry
+from aejax import experiment, registry, runs
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
 from aejax.evaluation import evaluate, validator
 from aejax.experiment import blending
 from aejax.experiment.blending import BlendSettings, find_weights
-from aejax.experiment.fitting import read_log
 from aejax.models import unknown_customers
 from aejax.models.blend import Blend, standardise
 from tests.shops import run, write_shop
@@ -178,7 +177,7 @@ def test_a_run_of_a_blend_is_like_any_other(shop, tmp_path, capsys):
     options = ("--model", "blend", "--set", "parts=ease,multvae,popularity", "--settings", file)
     for name in ("one", "two"):
         assert run("fit", shop, *options, "--run", tmp_path / name) == 0
-    (record,) = [line for line in read_log(tmp_path / "one" / "log.jsonl") if line["stage"] == "blend"]
+    (record,) = [line for line in runs.read_log(tmp_path / "one" / "log.jsonl") if line["stage"] == "blend"]
     said = " ".join(capsys.readouterr().out.split())
     assert f"blend: weights (ease {record['weights']['ease']:.4g}, multvae" in said
     page = re.sub("<[^>]*>", " ", (tmp_path / "one" / "report.html").read_text())

@@ -3,7 +3,8 @@
 import psutil
 import pytest
 
-from aejax import memory
+from aejax import memory, registry
+from aejax.errors import ResourceError
 
 
 @pytest.fixture
@@ -77,3 +78,23 @@ def test_the_error_says_how_much_and_what_to_use():
         "50,000 products need 52.3 GB of memory, and 8.0 GB are free; raise --min-customers, or use --model elsa, "
         "whose weights are of low rank"
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "says"),
+    [
+        (
+            "multvae",
+            {"hidden": (), "latent_dim": 10**9},
+            "30 products need .*; give a smaller latent_dim",
+        ),
+        ("elsa", {"latent_dim": 10**9}, "30 products need .*; give a smaller latent_dim"),
+        ("ials", {"latent_dim": 10**9}, "1,000,000,000 factors need .*; give a smaller --set latent_dim=N"),
+    ],
+)
+def test_a_model_whose_factors_do_not_fit_says_so_before_it_makes_them(tiny_lines, model, settings, says):
+    family = registry.family(model)
+    with pytest.raises(ResourceError, match=says):
+        family.fit(
+            tiny_lines, family.settings(**settings), key=jax.random.key(0), validate=None, on_epoch=None, resume=None
+        )

@@ -14,7 +14,7 @@ import results_table
 import train
 import write_inter
 
-from aejax import datasets, experiment, registry
+from aejax import datasets, experiment, registry, runs
 from aejax.config import DataConfig, SplitConfig
 from aejax.evaluation import evaluate
 from aejax.interactions import net_returns
@@ -156,6 +156,8 @@ def test_a_table_is_reproduced_row_by_row_and_resumed(tmp_path, capsys, monkeypa
     assert cells[1][2] != cells[2][2]
     assert float(cells[0][4]) == pytest.approx(float(cells[0][2]) - 0.5, abs=1e-4)
     assert cells[0][7] == "someone"
+    with out.open("a") as opened:
+        opened.write('{"row": "ease", "cut')  # as a full disk leaves it
     (tmp_path / "ml-100k.json").write_text(json.dumps({"ease": {"l2": 1e5}}))
     calls.clear()
     reproduce.main("ml-100k", shop, out=out)
@@ -164,5 +166,27 @@ def test_a_table_is_reproduced_row_by_row_and_resumed(tmp_path, capsys, monkeypa
     calls.clear()
     reproduce.main("ml-100k", shop, quick=True, out=out)
     assert calls == ["popularity"]
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(reproduce.runs, "environment", lambda files: {"data_sha256": {}})
+    with pytest.raises(SystemExit, match=r"no figure for popularity, ease, ease\*;"):
+        reproduce.main("ml-100k", shop, out=tmp_path / "none.jsonl")
     with pytest.raises(SystemExit, match='--row is "eas"; the rows of ml-100k are popularity, ease, ease\\*'):
         reproduce.main("ml-100k", shop, row="eas")
+
+
+def logs_of_tune():
+    """Data and model of every stored setting that has a log of `tune` beside it."""
+    for file in sorted(reproduce.SETTINGS.glob("*.json")):
+        for model in sorted(runs.read_json(file)):
+            log = reproduce.SETTINGS / f"{file.stem}-{model}.jsonl"
+            if log.exists() and all("state" in record for record in runs.read_log(log)):
+                yield file.stem, model
+
+
+@pytest.mark.parametrize(("data", "model"), list(logs_of_tune()))
+def test_stored_settings_are_the_best_trial_of_the_log_beside_them(data, model):
+    stored = runs.read_json(reproduce.SETTINGS / f"{data}.json")[model]
+    trials = runs.read_log(reproduce.SETTINGS / f"{data}-{model}.jsonl")
+    best = max((trial for trial in trials if trial["state"] == "complete"), key=lambda trial: trial["validation"])
+    assert {name: stored[name] for name in best["settings"]} == best["settings"]
+    registry.make_settings(model, stored)

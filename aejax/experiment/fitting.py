@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,17 +64,6 @@ def metrics_json(prepared: Prepared, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log.jsonl, without a last line that was cut short."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
-
-
 class _SavedProgress:
     """The epochs of an unfinished run on disk: `log.jsonl` grows, and the progress is saved every `SAVE_EVERY_S`."""
 
@@ -86,7 +74,7 @@ class _SavedProgress:
         self.last_saved = time.monotonic()
 
     def listen(self, stage: str, record: Mapping[str, Any]) -> None:
-        append_log(self.log, {"stage": stage, **record})
+        runs.append_log(self.log, {"stage": stage, **record})
 
     def save(self, stage: str, progress: Progress) -> None:
         if time.monotonic() - self.last_saved < SAVE_EVERY_S:
@@ -100,25 +88,14 @@ class _SavedProgress:
     def resume(self, stage: str, fresh: Progress) -> tuple[Progress, list[dict[str, Any]]]:
         saved = self._saved(stage)
         progress = runs.load_state(saved[-1], fresh) if saved else fresh
-        records = read_log(self.log)
+        records = runs.read_log(self.log)
         earlier = [line for line in records if line["stage"] == stage and line["epoch"] <= progress.epoch]
-        write_log(self.log, [line for line in records if line["stage"] != stage] + earlier)
+        runs.write_log(self.log, [line for line in records if line["stage"] != stage] + earlier)
         return progress, earlier
 
     def _saved(self, stage: str) -> list[Path]:
         """Whole saves of a stage, oldest first; a save that was interrupted has another name."""
         return sorted(path for path in self.state.glob(f"{stage}-*") if path.name[len(stage) + 1 :].isdigit())
-
-
-def append_log(path: Path, record: Mapping[str, Any]) -> None:
-    """One more record at the end of a log.jsonl."""
-    with runs.writing(path), path.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(record) + "\n")
-
-
-def write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """The records as a log.jsonl, whole or not at all."""
-    runs.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def fit(
@@ -215,7 +192,7 @@ def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: 
     result = metrics_json(prepared, evaluation)
     runs.remove(unfinished / "state")
     runs.save_state(unfinished / "state" / "model", fitted.model.state())
-    write_log(unfinished / "log.jsonl", fitted.log)
+    runs.write_log(unfinished / "log.jsonl", fitted.log)
     runs.write_json(unfinished / "metrics.json", result)
     row = {
         "metrics": result["metrics"],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aejax import registry, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
-from aejax.experiment.fitting import append_log, fit_model, open_run, read_log, write_log
+from aejax.experiment.fitting import fit_model, open_run
 from aejax.experiment.preparing import Prepared, on_device
 from aejax.experiment.selecting import Factorised, Hooks
 from aejax.interactions import Dataset
@@ -70,7 +70,7 @@ def tune(
     settings = registry.make_settings(config.model, config.settings)
     if config.split.protocol == "reconstruction":
         raise InputError("--split reconstruction has no validation part to tune on; use another --split")
-    done = read_log(runs.require_unfinished(run) / LOG) if resume else []
+    done = runs.read_log(runs.require_unfinished(run) / LOG) if resume else []
     if done and done[0]["settings"].keys() != space.keys():
         raise InputError(
             f"--resume: {run} was started with another --set: it searches {', '.join(done[0]['settings'])}; this "
@@ -81,11 +81,11 @@ def tune(
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
         log = unfinished / LOG
-        write_log(log, done)
+        runs.write_log(log, done)
         factorised = Factorised()
         for number in range(len(done), trials):
             record = _trial(optuna, done, config, space, prepared, factorised, partial(on_epoch, number))
-            append_log(log, record)
+            runs.append_log(log, record)
             on_trial(record)
             done.append(record)
         fitted = [record for record in done if record["state"] == "complete"]

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
+from aejax import memory
 from aejax.batching import Batch, bucket, pad_rows
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
@@ -162,6 +163,10 @@ def fit(
     """Alternate between customers and products; for the arguments see `aejax.network.fit_network`."""
     matrix = settings.train_matrix(train)
     matrix = sp.csr_array(matrix[np.diff(matrix.indptr) > 0])
+    # The factors of both sides, those of the best epoch, and the next; systems, one at least.
+    rows = matrix.shape[0] + matrix.shape[1]
+    needed = 4.0 * settings.latent_dim * (3 * rows + 3 * settings.latent_dim)
+    memory.require(f"{settings.latent_dim:,} factors", needed, "give a smaller --set latent_dim=N")
     by_user, by_item = _blocks(matrix, settings), _blocks(sp.csr_array(matrix.T), settings)
     users_key, items_key = jax.random.split(key)
     scale = settings.init_scale / settings.latent_dim**0.5

@@ -221,9 +221,7 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
     """
     matrix = settings.train_matrix(train)
     count = matrix.shape[1]
-    needed, free = memory_needed(count), memory.available()
-    if needed > free:
-        raise memory.too_little(f"{count:,} products", needed, free)
+    memory.require(f"{count:,} products", memory_needed(count))
     weighted, _, root_weight, customers, energy = weighted_rows(matrix, settings.user_power)
     ridge = settings.l2 * customers**settings.l2_power
     total, means = np.square(root_weight).sum(), np.zeros(count)

@@ -260,9 +260,8 @@ def right_singular_vectors(matrix: sp.csr_array, count: int) -> np.ndarray:
       ResourceError: they do not fit in memory.
     """
     # Lanczos vectors of the smaller side, twice the factors, and vectors of both sides, in float64.
-    needed, free = 8 * 3 * count * (matrix.shape[0] + matrix.shape[1]), memory.available()
-    if needed > free:
-        raise memory.too_little(f"{count:,} factors", needed, free, "give fewer with --set factors=N")
+    needed = 8 * 3 * count * (matrix.shape[0] + matrix.shape[1])
+    memory.require(f"{count:,} factors", needed, "give fewer with --set factors=N")
     exact = sp.csr_array(matrix, dtype=np.float64)
     least = min(exact.shape[0], exact.shape[1])
     if count < least:
