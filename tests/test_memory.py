@@ -1,5 +1,6 @@
 """Free memory: what the operating system says, and what control groups leave of it."""
 
+import jax
 import psutil
 import pytest
 
