@@ -2,7 +2,7 @@
 
     python scripts/write_inter.py data/ml-100k --out data/inter --split-seeds 3
     python scripts/against_recbole.py data/inter/ml-100k-s* --peer-python PEERS/bin/python \
-        --settings scripts/settings/ml-100k-items.json --peer-settings scripts/settings/recbole-ml-100k-items.json
+        --settings scripts/settings/ml-100k.json --peer-settings scripts/settings/recbole-ml-100k-items.json
 
 PEERS is an environment of its own with `scripts/peers/recbole.txt` in it. Both sides stop early by validation NDCG@100,
 read test once per seed; the table holds the means over seeds with the seeds' own figures, a row per split.
