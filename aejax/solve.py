@@ -22,16 +22,28 @@ BLOCK = 2048
 TILE = 256
 
 
-@partial(jax.jit, donate_argnums=0)
-def _swept(panel: jax.Array, column: jax.Array, scaled: jax.Array, row: jax.Array, pivot: jax.Array) -> jax.Array:
-    """The block row from `row` on, less `scaled column'`; below the pivot its own column block becomes `scaled`."""
+@partial(jax.jit, donate_argnums=0, static_argnames="block")
+def _swept(
+    panel: jax.Array, column: jax.Array, scaled: jax.Array, row: jax.Array, pivot: jax.Array, block: int
+) -> jax.Array:
+    """The block row from `row` on, less `scaled column'`; below the pivot its own column block becomes `scaled`.
+
+    A column block at a time, in the memory of the block row: a product as large as it would be new memory in every
+    round, which costs the system as much time as a tenth of the products do.
+    """
     left = jax.lax.dynamic_slice_in_dim(scaled, row, panel.shape[0])
-    right = column[: panel.shape[1]]
-    swept = panel - jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), precision="highest")
-    below = row > pivot  # one program for both: on a large matrix there are many of these shapes
-    at = (0, jnp.where(below, pivot, 0))
-    kept = jax.lax.dynamic_slice(swept, at, left.shape)
-    return jax.lax.dynamic_update_slice(swept, jnp.where(below, left, kept), at)
+
+    def sweep(start: jax.Array | int, width: int, panel: jax.Array) -> jax.Array:
+        right = jax.lax.dynamic_slice_in_dim(column, start, width)
+        tile = jax.lax.dynamic_slice_in_dim(panel, start, width, axis=1)
+        tile = tile - jax.lax.dot_general(left, right, (((1,), (1,)), ((), ())), precision="highest")
+        if width == left.shape[1]:
+            tile = jnp.where((start == pivot) & (row > pivot), left, tile)
+        return jax.lax.dynamic_update_slice_in_dim(panel, tile, start, axis=1)
+
+    whole_blocks, rest = divmod(panel.shape[1], block)
+    panel = jax.lax.fori_loop(0, whole_blocks, lambda number, panel: sweep(number * block, block, panel), panel)
+    return sweep(whole_blocks * block, rest, panel) if rest else panel
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -74,7 +86,7 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
         panels[k] = jnp.concatenate([scaled[:start].T, -inverse], axis=1)
         for i in range(len(panels)):
             if i != k:
-                panels[i] = _swept(panels[i], column, scaled, jnp.asarray(i * block), jnp.asarray(start))
+                panels[i] = _swept(panels[i], column, scaled, jnp.asarray(i * block), jnp.asarray(start), block)
         jax.block_until_ready(panels)  # arrays of later rounds are not to be made yet
     for k, rows in enumerate(panels):
         panels[k] = _negated(rows)
