@@ -204,15 +204,14 @@ def test_the_memory_that_a_side_takes(monkeypatch):
     """In floats of 4 bytes; U = 5,000 and I = 10,000, so that U U = 25, U I = 50 and I I = 100 million."""
     monkeypatch.setattr(solving.os, "cpu_count", lambda: 2)
     needed = functools.partial(solving.memory_needed, users=5_000, items=10_000)
-    assert needed("items", other_targets=True) == pytest.approx(4e6 * 210)  # the inverse
-    assert needed("users", other_targets=False) == pytest.approx(4e6 * (25 + 3 * 50))
-    assert needed("users", other_targets=True) == pytest.approx(4e6 * (25 + 4 * 50))
-    assert needed("users-to-items", other_targets=False) == pytest.approx(4e6 * (25 + 100 + 1.5 * 25))
+    assert needed("items") == pytest.approx(4e6 * 210)  # the inverse
+    assert needed("users") == pytest.approx(4e6 * (25 + 2 * 50))
+    assert needed("users-to-items") == pytest.approx(4e6 * (25 + 100 + 1.5 * 25))
     # Few products: nothing is larger than the inverse. Few customers: in float64.
-    assert solving.memory_needed("users", 5_000, 10, False) == pytest.approx(4e6 * 2.1 * 25)
-    assert solving.memory_needed("users", 1_000, 10_000, False) == pytest.approx(4e6 * (2 + 4 * 10))
+    assert solving.memory_needed("users", 5_000, 10) == pytest.approx(4e6 * 2.1 * 25)
+    assert solving.memory_needed("users", 1_000, 10_000) == pytest.approx(4e6 * (2 + 2 * 10))
     monkeypatch.setattr(solving.os, "cpu_count", lambda: 64)  # 64 blocks of 128 products at once
-    assert needed("users-to-items", other_targets=False) == pytest.approx(4e6 * 125 + 16 * 64 * 128 * 15_000)
+    assert needed("users-to-items") == pytest.approx(4e6 * 125 + 16 * 64 * 128 * 15_000)
 
 
 def test_memory_is_asked_for_before_anything_is_allocated(tiny_lines, monkeypatch):

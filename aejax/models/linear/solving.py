@@ -28,7 +28,7 @@ EXACT = 4096
 OUT_BLOCK = 128
 
 
-def choose_side(users: int, items: int, cells: int, wanted: str, other_targets: bool = False) -> str:
+def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
     """`items`, `users`, or `users-to-items` (solved by users, multiplied out to `[I, I]`): the least work that fits.
 
     Args:
@@ -36,7 +36,6 @@ def choose_side(users: int, items: int, cells: int, wanted: str, other_targets: 
       items: I.
       cells: of the user-item matrix that are not 0.
       wanted: the setting `side`.
-      other_targets: the targets are other values than the inputs.
 
     Raises:
       ResourceError: none of them fits in memory.
@@ -45,7 +44,7 @@ def choose_side(users: int, items: int, cells: int, wanted: str, other_targets: 
     sides = [by_users, "users", "items"] if users < items else ["items", by_users, "users"]
     order = [side for side in sides if wanted in ("auto", side.removesuffix("-to-items"))]
     free = memory.available()
-    needed = {side: memory_needed(side, users, items, other_targets) for side in order}
+    needed = {side: memory_needed(side, users, items) for side in order}
     for side in order:
         if needed[side] <= free:
             return side
@@ -53,7 +52,7 @@ def choose_side(users: int, items: int, cells: int, wanted: str, other_targets: 
     raise memory.too_little(f"{users:,} customers x {items:,} products{forced}", min(needed.values()), free)
 
 
-def memory_needed(side: str, users: int, items: int, other_targets: bool) -> float:
+def memory_needed(side: str, users: int, items: int) -> float:
     """Bytes that a side takes at its worst moment, beside the purchases; for the arguments see `choose_side`."""
     between_users, between_items, answers = users * users, items * items, users * items
     inverse = 2.1  # block rows of half the matrix before, during and after a round; then the half and the whole
@@ -61,9 +60,8 @@ def memory_needed(side: str, users: int, items: int, other_targets: bool) -> flo
         floats = inverse * between_items  # no less than the inverse and, for other targets, the weights
     elif side == "users":
         wide = 2 if users <= EXACT else 1  # in float64
-        # the inverse; `N`, `Nt` if it is another, the answers in float32, and their transpose
-        arrays = wide * (2 if other_targets else 1) + 2
-        floats = max(inverse * wide * between_users, wide * between_users + arrays * answers)
+        # the inverse; beside it the answers and their transpose
+        floats = max(inverse * wide * between_users, wide * between_users + 2 * answers)
     else:
         blocks = 4 * (os.cpu_count() or 1) * OUT_BLOCK * (users + items)
         # the inverse and the weights; what is being multiplied out; what the allocator keeps of the inversion, and what
@@ -107,8 +105,7 @@ def make_system(train: Interactions, settings: EASESettings) -> System:
 def side_of(system: System, settings: EASESettings) -> str:
     """`choose_side` for a system."""
     inputs = system.inputs
-    other_targets = system.targets is not inputs
-    return choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side, other_targets)
+    return choose_side(inputs.shape[0], inputs.shape[1], inputs.nnz, settings.side)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,8 +250,14 @@ def _over_ridge(inputs: sp.csr_array, ridge: np.ndarray) -> sp.csr_array:
 
 def _solve_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserWeights:
     inputs, ridge, scale = system.inputs, system.ridge, system.scale
-    answers, own = _by_users(system, settings, factors).answers(0, inputs.shape[1])
-    answers /= scale[:, None].astype(np.float32)
+    solution = _by_users(system, settings, factors)
+    answers, own = np.empty(inputs.shape[::-1], dtype=np.float32), np.empty(len(ridge))
+
+    def fill(start: int, stop: int) -> None:
+        block, own[start:stop] = solution.answers(start, stop)
+        answers[start:stop] = block / scale[start:stop, None].astype(np.float32)
+
+    _in_blocks(len(ridge), fill)
     return UserWeights(
         jnp.asarray(answers.T),
         jnp.asarray(own / scale, dtype=jnp.float32),
