@@ -28,8 +28,8 @@ def _swept(
 ) -> jax.Array:
     """The block row from `row` on, less `scaled column'`; below the pivot its own column block becomes `scaled`.
 
-    A column block at a time, in the memory of the block row: a product as large as it would be new memory in every
-    round, which costs the system as much time as a tenth of the products do.
+    A column block at a time, in the memory of the block row: a product as large as the row would be new memory in every
+    round.
     """
     left = jax.lax.dynamic_slice_in_dim(scaled, row, panel.shape[0])
 

@@ -5,9 +5,9 @@
 
 Every row runs in a process of its own, whose time and peak memory are its own too, and is written to OUT as it ends,
 with its settings and environment: a second start goes on with the rows that are missing, or whose settings or data are
-others now. Settings come from `scripts/settings/NAME.json` (found on
-validation by `aejax tune`, whose logs lie beside it); rows marked with * have the settings that their paper or the
-peer names instead. A model that is not in the file has its defaults, and its row says so.
+others now. Settings come from `scripts/settings/NAME.json` (found on validation by `aejax tune`, whose logs lie beside
+it); rows marked with * have the settings that their paper or the peer names instead. A model that is not in the file
+has its defaults, and its row says so.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ TABLES = {
             Row("elsa", {}, 2),
             Row("macridvae", {}, 8),
             Row("autorec", {}, 4),
-            Row("blend", {"ndcg@100": 0.4527}, 16, source="RecBole ADMMSLIM, 5 splits"),
+            Row("blend", {"ndcg@100": 0.4527}, 16, quick=True, source="RecBole ADMMSLIM, 5 splits"),
         ),
     ),
     "completejourney": Table(

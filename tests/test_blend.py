@@ -198,6 +198,13 @@ def test_a_run_of_a_blend_is_like_any_other(shop, tmp_path, capsys):
     )
 
 
+def test_in_a_comparison_a_part_has_the_settings_that_it_has_beside_the_blend():
+    stored = {"ease": {"user_power": 0.5}, "itemknn": {"shrink": 7.0}}
+    found = experiment.compare_settings(("ease", "blend"), {"l2": 5, "parts": "ease,itemknn"}, stored)
+    assert found["ease"] == found["blend"].of("ease") == registry.make_settings("ease", {"l2": 5.0, "user_power": 0.5})
+    assert found["blend"].of("itemknn").shrink == 7.0
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import tracemalloc
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from aejax import runs, solve
 from aejax.errors import InputError, ResourceError
-from aejax.interactions import Histories
+from aejax.interactions import Histories, Interactions, Vocabulary
 from aejax.matrix import user_item_matrix
 from aejax.models import linear
 from aejax.models.linear import DANSettings, EASESettings, EDLAESettings, RDLAESettings, scoring, solving
@@ -212,6 +213,29 @@ def test_the_memory_that_a_side_takes(monkeypatch):
     assert solving.memory_needed("users", 1_000, 10_000) == pytest.approx(4e6 * (2 + 2 * 10))
     monkeypatch.setattr(solving.os, "cpu_count", lambda: 64)  # 64 blocks of 128 products at once
     assert needed("users-to-items") == pytest.approx(4e6 * 125 + 16 * 64 * 128 * 15_000)
+
+
+def test_other_targets_take_no_more_than_was_asked_for(monkeypatch):
+    """All products are bought with all others: the overlaps in sparse form alone are 2 matrices between products."""
+    monkeypatch.setattr(solving, "OUT_BLOCK", 16)
+    monkeypatch.setattr(solving.os, "cpu_count", lambda: 1)
+    users, items = 10, 1_500
+    user, item = (np.ravel(index).astype(np.int32) for index in np.indices((users, items)))
+    lines = Interactions(
+        user=user,
+        item=item,
+        quantity=(1 + (user + item) % 7).astype(np.int32),
+        users=Vocabulary(np.array([f"u{number:02}" for number in range(users)], dtype=object)),
+        items=Vocabulary(np.array([f"i{number:04}" for number in range(items)], dtype=object)),
+    )
+    system = solving.make_system(lines, EASESettings(values="quantity", targets="binary", side="items"))
+    inverse = solving._items_inverse(system, EASESettings(side="items"), None)
+    monkeypatch.setattr(solving, "_items_inverse", lambda *of: inverse.copy())
+    tracemalloc.start()
+    solving._solve_items(system, EASESettings(values="quantity", targets="binary", side="items"), None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < solving.memory_needed("items", users, items)
 
 
 def test_memory_is_asked_for_before_anything_is_allocated(tiny_lines, monkeypatch):
