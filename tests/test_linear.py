@@ -22,7 +22,9 @@ def slow_twin(lines, settings):
     y = user_item_matrix(lines, settings.targets or settings.values).toarray().astype(np.float64)
     count = x.shape[1]
     customers = np.maximum((x > 0).sum(0), 1)
-    weight = np.diag((x > 0).sum(1) ** -float(settings.user_power))
+    cells = (x > 0).sum(1)
+    weight = np.diag(cells ** -float(settings.user_power))
+    weight *= cells.sum() / (np.diag(weight) * cells).sum()
     gram = x.T @ weight @ x
     ridge = settings.l2 * customers**settings.l2_power
     ridge = ridge + settings.dropout / (1 - settings.dropout) * np.diag(gram)
@@ -286,3 +288,14 @@ def test_a_matrix_that_is_not_positive_definite_is_refused():
 def test_settings_out_of_range_are_refused(changes, says):
     with pytest.raises(InputError, match=says):
         EASESettings(**changes)
+
+
+@pytest.mark.parametrize(("l2", "floats"), [(1.0, np.float32), (1e-3, np.float64)])
+def test_the_floats_are_those_in_which_what_is_left_of_a_product_keeps_its_digits(tiny_lines, l2, floats):
+    settings = EASESettings(l2=l2)
+    system = solving.make_system(tiny_lines, settings)
+    solution = solving._by_users(system, settings, None)
+    assert solution.inverse.dtype == floats
+    dense = system.inputs.toarray().astype(np.float64)
+    left = l2 * np.diag(np.linalg.inv(dense.T @ dense + l2 * np.eye(dense.shape[1])))
+    assert left.min() >= (system.ridge / (system.ridge + system.energy)).min() - 1e-12

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aejax.errors import InputError
 from aejax.interactions import Interactions, Vocabulary, histories_of
-from aejax.matrix import VALUES, history_matrix, user_item_matrix
+from aejax.matrix import VALUES, history_matrix, user_item_matrix, weighted_rows
 
 USERS, ITEMS, HALF_LIFE = 4, 5, 30.0
 START = np.datetime64("2024-01-01", "s")
@@ -124,3 +124,15 @@ def test_unknown_values_propose_the_nearest():
 def test_recency_needs_dates():
     with pytest.raises(InputError, match=r"--values recency needs order dates \(created_at\)"):
         user_item_matrix(lines_of([(0, 0, 0, 1)], dated=False), "recency")
+
+
+def test_weights_of_customers_move_weight_between_them_and_keep_the_sum(tiny_lines):
+    matrix = user_item_matrix(tiny_lines.take(tiny_lines.user != 3))
+    cells = np.diff(matrix.indptr)
+    rows, kept, root_weight, _, energy = weighted_rows(matrix, 0.7)
+    assert np.array_equal(kept, cells > 0) and not kept[3]
+    weight = root_weight**2
+    np.testing.assert_allclose(weight / weight[0], (cells[kept] / cells[0]) ** -0.7)
+    assert (weight * cells[kept]).sum() == pytest.approx(matrix.nnz)
+    assert energy.sum() == pytest.approx(matrix.nnz, rel=1e-5)
+    np.testing.assert_allclose(rows.toarray(), root_weight[:, None] * matrix[kept].toarray(), rtol=1e-6)

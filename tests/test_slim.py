@@ -19,7 +19,9 @@ def slow_twin(lines, settings):
     x = user_item_matrix(lines, settings.values).toarray().astype(np.float64)
     x = x[(x > 0).any(1)]
     customers = np.maximum((x > 0).sum(0), 1)
-    weight = (x > 0).sum(1) ** -float(settings.user_power)
+    cells = (x > 0).sum(1)
+    weight = cells ** -float(settings.user_power)
+    weight *= cells.sum() / (weight * cells).sum()
     means = weight @ x / weight.sum() if settings.center else np.zeros(x.shape[1])
     deviation = np.sqrt(weight)[:, None] * (x - means)
     ridge = settings.l2 * customers**settings.l2_power

@@ -79,7 +79,7 @@ class SlimSettings(ValueSettings):
       l2_power: the ridge of a product with n customers is `l2 * n ** l2_power`.
       nonnegative: weights are 0 or more.
       center: products are predicted as deviations from their means.
-      user_power: a customer with m products weighs `m ** -user_power`.
+      user_power: a customer with m products weighs `m ** -user_power`, times what keeps the weight of all cells.
       rho: how closely the two halves of the solver are tied: see the module's docstring.
       iterations: the most of them.
       tolerance: the relative error of the weights at which they end.

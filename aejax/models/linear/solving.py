@@ -203,10 +203,10 @@ class UserSolution:
     def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """For products `start` to `stop`: `(Nt + N diag(g / L))'`, `[products, U]`, and `g / L`."""
         ridge, columns = self.ridge[start:stop], self.columns[start:stop]
-        solved = np.asarray(columns @ self.inverse)
+        solved = _times(columns, self.inverse)
         answers = solved
         if self.targets is not self.columns:
-            answers = np.asarray(self.targets[start:stop] @ self.inverse)
+            answers = _times(self.targets[start:stop], self.inverse)
         rest = 1.0 - _row_products(columns, solved) / ridge  # L P, which is near 0 where the ridge is weak
         solve.check_digits(rest, self.inverse.dtype)
         diagonal = rest / ridge
@@ -239,7 +239,23 @@ def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) 
         panel = solve.gram_panels(_over_ridge(inputs, ridge), columns, np.ones(users))
         inverse = solve.whole(solve.inverse_panels(panel, users))
     targets_by_item = columns if targets is inputs else sp.csr_array(targets.T)
-    return UserSolution(inverse, columns, targets_by_item, ridge, settings.xi)
+    return UserSolution(inverse.astype(_floats(system), copy=False), columns, targets_by_item, ridge, settings.xi)
+
+
+def _floats(system: System) -> np.typing.DTypeLike:
+    """The floats that keep four digits of `L P`, which is what is left of 1 and at least `L / (L + energy)`.
+
+    (Of a positive definite matrix A with the inverse P no `A_jj P_jj` is below 1.)
+    """
+    least = (system.ridge / (system.ridge + system.energy)).min()
+    return np.float32 if least >= 1e5 * np.finfo(np.float32).eps else np.float64
+
+
+def _times(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
+    """The product of a sparse and a dense matrix; of so many cells that a dense product is quicker, as one."""
+    if sparse.nnz * CELLS_PER_ROW_READ > sparse.shape[0] * sparse.shape[1]:
+        return sparse.toarray() @ dense
+    return np.asarray(sparse @ dense)
 
 
 def _over_ridge(inputs: sp.csr_array, ridge: np.ndarray) -> sp.csr_array:
