@@ -5,9 +5,10 @@
 
 Every row runs in a process of its own, whose time and peak memory are its own too, and is written to OUT as it ends,
 with its settings and environment: a second start goes on with the rows that are missing, or whose settings or data are
-others now. Settings come from `scripts/settings/NAME.json` (found on validation by `aejax tune`, whose logs lie beside
-it); rows marked with * have the settings that their paper or the peer names instead. A model that is not in the file
-has its defaults, and its row says so.
+others now. `--quick` runs the rows that take little, on the first split alone. Settings come from
+`scripts/settings/NAME.json` (found on validation by `aejax tune`, whose logs lie beside it); rows marked with * have the
+settings that their paper or the peer names instead. A model that is not in the file has its defaults,
+and its row says so.
 """
 
 from __future__ import annotations
@@ -157,13 +158,13 @@ def row_settings(row: Row, stored: Mapping[str, Any]) -> Any:
     return registry.make_settings(row.model, given)
 
 
-def run_row(row: Row, table: Table, data: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Fit and test one row in this process: means over splits, seconds, peak memory, what they depend on."""
+def run_row(row: Row, table: Table, splits: int, data: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit and test one row in this process on the first splits: figures, seconds, peak memory, what they depend on."""
     start = time.perf_counter()
     dataset = datasets.read(data)
     settings = row_settings(row, stored)
     figures: dict[str, list[float]] = {metric: [] for metric in table.metrics}
-    for seed in range(table.split_seeds):
+    for seed in range(splits):
         parts = experiment.prepare_dataset(dataset, DataConfig(str(data)), SplitConfig(table.protocol, seed=seed)).split
         fitted = experiment.fit_model(row.model, settings, parts, seed=0, validated=False)
         values = evaluate(fitted.model, parts.test).values
@@ -208,11 +209,12 @@ def main(
     Args:
       name: which.
       data: its folder; default data/NAME.
-      quick: only the rows that take little.
+      quick: only the rows that take little, on the first split.
       out: a line per finished row; default checkpoints/reproduce-NAME.jsonl.
       row: only this one, in this process; prints its record.
     """
     table = TABLES[name]
+    splits = 1 if quick else table.split_seeds
     data = Path("data") / name if data is None else data
     out = Path("checkpoints") / f"reproduce-{name}.jsonl" if out is None else out
     settings = SETTINGS / f"{name}.json"
@@ -221,16 +223,21 @@ def main(
         named = {one.label: one for one in table.rows}
         if row not in named:
             raise SystemExit(f'--row is "{row}"; the rows of {name} are {", ".join(named)}')
-        print(json.dumps(run_row(named[row], table, data, stored)))
+        print(json.dumps(run_row(named[row], table, splits, data, stored)))
         return
     wanted = [one for one in table.rows if one.quick or not quick]
-    found = _still_true({record["row"]: record for record in runs.read_log(out)}, wanted, data, stored)
+    records = runs.read_log(out)
+    same_splits = [record for record in records if len(record["figures"][table.metrics[0]]) == splits]
+    found = _still_true({record["row"]: record for record in same_splits}, wanted, data, stored)
     missing = [one for one in wanted if one.label not in found]
-    print(f"{len(missing)} of {len(wanted)} rows to run, about {sum(one.minutes for one in missing):.0f} minutes.")
+    minutes = sum(one.minutes for one in missing) * splits / table.split_seeds
+    print(f"{len(missing)} of {len(wanted)} rows to run, about {minutes:.0f} minutes.")
     out.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_log(out, records)  # without a line that was cut short: what follows it could not be read
     failed = []
     for one in missing:
         call = [sys.executable, __file__, name, "--data", str(data), "--row", one.label]
+        call += ["--quick"] if quick else []
         done = subprocess.run(call, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             failed.append(one.label)
@@ -239,6 +246,8 @@ def main(
         runs.append_log(out, record)
         found[one.label] = record
         print(f"{one.label}: {record['seconds']} s", flush=True)
+    if splits < table.split_seeds:
+        print(f"On the first of {table.split_seeds} splits; a reference that is a mean of several stands beside it.")
     print_table(table, found)
     if failed:
         raise SystemExit(f"no figure for {', '.join(failed)}; what they said stands above")

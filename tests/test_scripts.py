@@ -132,17 +132,20 @@ def test_a_table_is_reproduced_row_by_row_and_resumed(tmp_path, capsys, monkeypa
     def call(command, **options):
         if command[0] != reproduce.sys.executable:  # the environment asks git
             return run(command, **options)
-        calls.append(command[-1])
+        calls.append(command[command.index("--row") + 1])
         capsys.readouterr()
-        reproduce.main("ml-100k", shop, row=command[-1])
+        reproduce.main("ml-100k", shop, row=calls[-1], quick="--quick" in command)
         return subprocess.CompletedProcess(command, 0, capsys.readouterr().out)
 
     monkeypatch.setattr(reproduce.subprocess, "run", call)
     out = tmp_path / "out.jsonl"
     reproduce.main("ml-100k", shop, quick=True, out=out)
     assert calls == ["popularity"]
+    assert "On the first of 2 splits" in capsys.readouterr().out
     reproduce.main("ml-100k", shop, out=out)
-    assert calls == ["popularity", "ease", "ease*"]  # the first is not run again
+    assert calls == ["popularity", "popularity", "ease", "ease*"]  # one split is not two
+    reproduce.main("ml-100k", shop, out=out)
+    assert len(calls) == 4
     shown = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown if line.startswith("| ")][-3:]
     assert [row[0] for row in cells] == ["popularity", "ease", "ease*"]
@@ -164,6 +167,8 @@ def test_a_table_is_reproduced_row_by_row_and_resumed(tmp_path, capsys, monkeypa
     assert calls == ["ease"]  # its settings are others now
     (shop / "orders.csv").write_text((shop / "orders.csv").read_text().rsplit("\n", 2)[0] + "\n")
     calls.clear()
+    reproduce.main("ml-100k", shop, quick=True, out=out)
+    assert calls == ["popularity"]
     reproduce.main("ml-100k", shop, quick=True, out=out)
     assert calls == ["popularity"]
     monkeypatch.setattr(reproduce.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1))
