@@ -5,10 +5,11 @@
 
 Every row runs in a process of its own, whose time and peak memory are its own too, and is written to OUT as it ends,
 with its settings and environment: a second start goes on with the rows that are missing, or whose settings or data are
-others now. `--quick` runs the rows that take little, on the first split alone. Settings come from
-`scripts/settings/NAME.json` (found on validation by `aejax tune`, whose logs lie beside it); rows marked with * have the
-settings that their paper or the peer names instead. A model that is not in the file has its defaults,
-and its row says so.
+others now. `--quick` runs the rows that take little, on the first split alone.
+
+Settings come from `scripts/settings/NAME.json` (found on validation by `aejax tune`, whose logs lie beside it); rows
+marked with * have the settings that their paper or the peer names instead. A model that is not in the file has its
+defaults, and its row says so.
 """
 
 from __future__ import annotations
