@@ -108,14 +108,14 @@ def factorise(train: Interactions, settings: EASESettings) -> Spectrum | None:
 
 
 FACTORISATION = Factorisation(("values", "half_life", "l2_power", "user_power", "dropout", "side"), factorise)
-_RIDGE = {"l2": Range(1.0, 10_000.0, log=True), "user_power": Range(0.0, 1.0, step=0.125)}
+_RIDGE = {"l2": Range(10.0, 5_000.0, log=True), "user_power": Range(0.0, 1.0, step=0.125)}
 _DROPOUT = {**_RIDGE, "dropout": Range(0.0, 0.8)}
 EASE = Family(EASESettings, _RIDGE, fit, restore, is_network=False, factorisation=FACTORISATION)
 EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, is_network=False)
 RDLAE = Family(RDLAESettings, {**_DROPOUT, "xi": Range(0.0, 0.8)}, fit, restore, is_network=False)
 DAN = Family(
     DANSettings,
-    {**_DROPOUT, "l2": Range(0.1, 1_000.0, log=True), "item_power": Range(0.0, 0.6)},
+    {**_DROPOUT, "l2": Range(0.3, 100.0, log=True), "item_power": Range(0.0, 0.6)},
     fit,
     restore,
     is_network=False,
