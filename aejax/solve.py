@@ -6,7 +6,9 @@ tens of thousands of rows are not equally sound in every build of BLAS.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -98,26 +100,49 @@ def _block_inverse(pivot: np.ndarray) -> jax.Array:
     return jnp.asarray(scipy.linalg.cho_solve(factor, np.eye(len(pivot))), dtype=jnp.float32)
 
 
-def whole(panels: list[Any]) -> np.ndarray:
-    """Block rows of the lower half -> the symmetric matrix `[n, n]`. The list is emptied, to need less memory."""
-    size = panels[-1].shape[1]
-    full = empty(size, size)
+def whole(panels: list[Any], out: np.ndarray | None = None) -> np.ndarray:
+    """Block rows of the lower half -> the symmetric matrix `[n, n]`, in `out` where it is given.
+
+    The list is emptied, to need less memory.
+    """
+    if out is None:
+        out = empty(panels[-1].shape[1], panels[-1].shape[1])
     start = 0
     while panels:
         rows = panels.pop(0)
-        stop = rows.shape[1]
-        full[start:stop, :stop] = rows
+        out[start : rows.shape[1], : rows.shape[1]] = rows
+        start = rows.shape[1]
+    mirror(out)
+    return out
+
+
+def mirror(square: np.ndarray) -> None:
+    """Writes what lies below the diagonal of a matrix `[n, n]` above it."""
+
+    def fill(start: int, stop: int) -> None:
         for column in range(0, start, TILE):  # a transpose in tiles that fit in a cache
-            for row in range(start, stop, TILE):
-                tile = full[row : min(row + TILE, stop), column : min(column + TILE, start)]
-                full[column : column + tile.shape[1], row : row + tile.shape[0]] = tile.T
-        start = stop
-    return full
+            square[column : column + TILE, start:stop] = square[start:stop, column : column + TILE].T
+        tile = square[start:stop, start:stop]
+        upper = np.triu_indices(stop - start, 1)
+        tile[upper] = tile.T[upper]
+
+    in_blocks(len(square), TILE, fill)
+
+
+def in_blocks(count: int, block: int, fill: Callable[[int, int], None]) -> None:
+    """`fill(start, stop)` for all blocks of `count`, on all cores: of work that keeps one core busy, and holds no
+    lock, as sparse products do.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(fill, start, min(start + block, count)) for start in range(0, count, block)]:
+            done.result()
 
 
 def lower_panels(full: np.ndarray) -> list[np.ndarray]:
-    """A symmetric matrix `[n, n]` -> views of its block rows on and below the diagonal: what `whole` takes."""
-    return [full[start : start + BLOCK, : start + BLOCK] for start in range(0, len(full), BLOCK)]
+    """A symmetric matrix `[n, n]` -> its block rows on and below the diagonal, which `whole` takes: copies, which leave
+    nothing to hold the matrix.
+    """
+    return [full[start : start + BLOCK, : start + BLOCK].copy() for start in range(0, len(full), BLOCK)]
 
 
 def empty(rows: int, columns: int) -> np.ndarray:
@@ -137,6 +162,13 @@ def gram_panels(rows: sp.csr_array, columns: sp.csr_array, diagonal: np.ndarray)
         return block
 
     return panel
+
+
+def over_ridge(rows: sp.csr_array, ridge: np.ndarray) -> sp.csr_array:
+    """Sparse X `[n, m]` and a positive diagonal L `[m]` -> `X L^-1`, in the floats of X."""
+    scaled = rows.copy()
+    scaled.data /= ridge[rows.indices].astype(rows.dtype)
+    return scaled
 
 
 def check_digits(left: np.ndarray, kind: np.typing.DTypeLike) -> None:

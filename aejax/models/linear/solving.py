@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from aejax import memory, solve
+from aejax import dissection, memory, solve
 from aejax.interactions import Interactions
 from aejax.matrix import scale_rows, to_state, user_item_matrix, weighted_rows
 from aejax.models.linear.scoring import ItemWeights, UserWeights
@@ -177,7 +176,7 @@ def _solve_items(system: System, settings: EASESettings, factors: Spectrum | Non
             multiplier = _multiplier(own, diagonal[start:stop], settings.xi)
             weights[:, start:stop] = (answers - inverse[start:stop] * multiplier.astype(np.float32)[:, None]).T
 
-        _in_blocks(count, fill)
+        solve.in_blocks(count, OUT_BLOCK, fill)
     by_rows = inputs.nnz * CELLS_PER_ROW_READ < inputs.shape[0] * inputs.shape[1]
     return _item_weights(weights, scale, settings, by_rows, "items")
 
@@ -227,42 +226,38 @@ def _plus_scaled(answers: np.ndarray, solved: np.ndarray, own: np.ndarray) -> np
 
 def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserSolution:
     inputs, targets, ridge = system.inputs, system.targets, system.ridge
-    columns = sp.csr_array(inputs.T)
     users = inputs.shape[0]
     if factors is not None:
         inverse = settings.l2 * factors.inverse(settings.l2)
     elif users <= EXACT:
         exact = sp.csr_array(inputs, dtype=np.float64)  # as the eigenvectors of it are
-        whole = solve.gram_panels(_over_ridge(exact, ridge), sp.csr_array(exact.T), np.ones(users))(0, users)
+        whole = solve.gram_panels(solve.over_ridge(exact, ridge), sp.csr_array(exact.T), np.ones(users))(0, users)
         inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(whole, lower=True), np.eye(users))
     else:
-        panel = solve.gram_panels(_over_ridge(inputs, ridge), columns, np.ones(users))
-        inverse = solve.whole(solve.inverse_panels(panel, users))
-    targets_by_item = columns if targets is inputs else sp.csr_array(targets.T)
+        plan = dissection.choose(inputs)
+        inverse = dissection.inverse(inputs, ridge, plan)
+        # No score depends on the order of the customers of train.
+        inputs, targets = inputs[plan.order], inputs if targets is inputs else targets[plan.order]
+    columns = sp.csr_array(inputs.T)
+    targets_by_item = columns if targets is system.inputs else sp.csr_array(targets.T)
     return UserSolution(inverse, columns, targets_by_item, ridge, settings.xi)
 
 
-def _over_ridge(inputs: sp.csr_array, ridge: np.ndarray) -> sp.csr_array:
-    rows = inputs.copy()
-    rows.data /= ridge[rows.indices].astype(rows.dtype)
-    return rows
-
-
 def _solve_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserWeights:
-    inputs, ridge, scale = system.inputs, system.ridge, system.scale
+    ridge, scale = system.ridge, system.scale
     solution = _by_users(system, settings, factors)
-    answers, own = np.empty(inputs.shape[::-1], dtype=np.float32), np.empty(len(ridge))
+    answers, own = np.empty(solution.columns.shape, dtype=np.float32), np.empty(len(ridge))
 
     def fill(start: int, stop: int) -> None:
         block, own[start:stop] = solution.answers(start, stop)
         answers[start:stop] = block / scale[start:stop, None].astype(np.float32)
 
-    _in_blocks(len(ridge), fill)
+    solve.in_blocks(len(ridge), OUT_BLOCK, fill)
     return UserWeights(
         jnp.asarray(answers.T),
         jnp.asarray(own / scale, dtype=jnp.float32),
         scale.astype(np.float32),
-        _over_ridge(inputs, ridge),
+        solve.over_ridge(sp.csr_array(solution.columns.T), ridge),
         settings,
     )
 
@@ -285,7 +280,7 @@ def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESett
         block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
         weights[:, start:stop] = block
 
-    _in_blocks(count, fill)
+    solve.in_blocks(count, OUT_BLOCK, fill)
     if len(solution.inverse) <= EXACT:
         return _item_weights(weights, scale, settings, True, "users")
     smaller: dict[str, Any] = {"columns": to_state(columns), "ridge": solution.ridge, "scale": scale}
@@ -294,14 +289,6 @@ def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESett
     panels = solve.lower_panels(solution.inverse)
     smaller["panels"] = {str(number): panel for number, panel in enumerate(panels)}
     return dataclasses.replace(_item_weights(weights, scale, settings, True, "users"), smaller=smaller)
-
-
-def _in_blocks(count: int, fill: Callable[[int, int], None]) -> None:
-    """`fill(start, stop)` for all blocks of `count` products, on all cores."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a sparse product keeps one core busy, and holds no lock
-        starts = range(0, count, OUT_BLOCK)
-        for done in [pool.submit(fill, start, min(start + OUT_BLOCK, count)) for start in starts]:
-            done.result()
 
 
 def _item_weights(
