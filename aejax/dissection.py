@@ -196,15 +196,16 @@ def inverse(rows: sp.csr_array, ridge: np.ndarray, dissection: Dissection) -> np
 
 
 def _separator(outer: sp.csr_array, ridge: np.ndarray, members: list[np.ndarray]) -> np.ndarray:
-    """What the separator's system is before a leaf is eliminated: `[s, s]`, of its rows X `[u, I]`."""
+    """What the separator's system is before a leaf is eliminated, on and below its diagonal: `[s, s]`, of its rows X
+    `[u, I]`.
+    """
     inner = np.sort(np.concatenate(members[:-1]))
     users, items = outer.shape[0], len(members[-1])
     system = np.zeros((users + items, users + items), dtype=np.float32)
     rows = outer[:, inner]
     system[:users, :users] = (solve.over_ridge(rows, ridge[inner]) @ rows.T).toarray()
     system[np.arange(users), np.arange(users)] += 1
-    system[:users, users:] = outer[:, members[-1]].toarray()
-    system[users:, :users] = system[:users, users:].T
+    system[users:, :users] = outer[:, members[-1]].toarray().T
     system[np.arange(users, len(system)), np.arange(users, len(system))] = -ridge[members[-1]]
     return system
 
@@ -232,7 +233,11 @@ def _eliminated(
     size = own.shape[0]
     forward = solve.over_ridge(own, ridge)
     within = full[span, span]
-    solve.whole(solve.inverse_panels(solve.gram_panels(forward, sp.csr_array(own.T), np.ones(size)), size), within)
+    panel = solve.gram_panels(forward, sp.csr_array(own.T), np.ones(size))
+    for start in range(0, size, solve.PIECE):
+        stop = min(start + solve.PIECE, size)
+        within[start:stop, :stop] = panel(start, stop)
+    solve.invert(within)
     backward, products = sp.csr_array(forward.T), sp.csr_array(shared.T)
     tied_users, tied_items = (np.flatnonzero(np.diff(part.indptr)) for part in (outer, products))
     outer, products = outer[tied_users], products[tied_items]
@@ -258,20 +263,16 @@ def _eliminated(
 
 def _invert_separator(system: np.ndarray, users: int) -> None:
     """The separator's system, its customers before its products, becomes its inverse T."""
-    between, across = system[:users, :users], system[:users, users:]
-    products = _inverted(-system[users:, users:])
-    pulled = across @ products
-    between += pulled @ across.T
-    between[:] = _inverted(between)
-    np.matmul(between, pulled, out=across)
-    system[users:, :users] = across.T
-    system[users:, users:] = pulled.T @ across - products
-
-
-def _inverted(matrix: np.ndarray) -> np.ndarray:
-    if not len(matrix):
-        return matrix
-    return solve.whole(solve.inverse_panels(lambda start, stop: matrix[start:stop, :stop], len(matrix)))
+    between, across, products = system[:users, :users], system[users:, :users], system[users:, users:]
+    np.negative(products, out=products)
+    solve.invert(products)
+    pulled = products @ across
+    solve.add_lower(between, across.T, pulled)
+    solve.invert(between)
+    np.matmul(pulled, between, out=across)
+    np.negative(products, out=products)
+    solve.add_lower(products, across, pulled.T)
+    solve.mirror(system)
 
 
 def _assemble(full: np.ndarray, leaves: list[_Leaf], inverse: np.ndarray, separator: slice) -> None:
@@ -291,8 +292,5 @@ def _assemble(full: np.ndarray, leaves: list[_Leaf], inverse: np.ndarray, separa
                     np.matmul(other.solved.T, reach[other.ties], out=full[other.span, leaf.span])
                 else:
                     np.matmul(reach[other.ties].T, other.solved, out=full[leaf.span, other.span])
-        own, within = reach[leaf.ties], full[leaf.span, leaf.span]
-        for start in range(0, len(within), solve.BLOCK):
-            stop = min(start + solve.BLOCK, len(within))
-            within[start:stop, :stop] += leaf.solved[:, start:stop].T @ own[:, :stop]
+        solve.add_lower(full[leaf.span, leaf.span], leaf.solved.T, reach[leaf.ties])
     solve.mirror(full)

@@ -233,6 +233,9 @@ def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) 
         exact = sp.csr_array(inputs, dtype=np.float64)  # as the eigenvectors of it are
         whole = solve.gram_panels(solve.over_ridge(exact, ridge), sp.csr_array(exact.T), np.ones(users))(0, users)
         inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(whole, lower=True), np.eye(users))
+    elif jax.default_backend() != "cpu":  # an accelerator is quicker with the inverse as a whole than a CPU in parts
+        panel = solve.gram_panels(solve.over_ridge(inputs, ridge), sp.csr_array(inputs.T), np.ones(users))
+        inverse = solve.whole(solve.inverse_panels(panel, users))
     else:
         plan = dissection.choose(inputs)
         inverse = dissection.inverse(inputs, ridge, plan)
