@@ -19,8 +19,9 @@ leaf's rows on its own products `X_k`, on the separator's `X_kZ`, and the separa
     [ K_R   X_Z  ]
     [ X_Z'  -L_Z ]    with  K_R = X_R L_R^-1 X_R' + 1  on the products R of the leaves,
 
-because eliminating Z gives back K. In it a leaf is tied to nothing but the separator, by `C_k = [X_k L^-1 X_Sk', X_kZ]`.
-With `M_k = (X_k L^-1 X_k' + 1)^-1` and `W_k = M_k C_k`, eliminating the leaves leaves the separator's system
+because eliminating Z gives back K. In it a leaf is tied to nothing but the separator, by
+`C_k = [X_k L^-1 X_Sk', X_kZ]`. With `M_k = (X_k L^-1 X_k' + 1)^-1` and `W_k = M_k C_k`, eliminating the leaves leaves
+the separator's system
 
     [ E    F ]     E = 1 + X_SR L^-1 X_SR'  less the blocks between customers of all C_k' W_k
     [ F'  -G ]     F = X_SZ                 less those between customers and products
@@ -41,6 +42,7 @@ than the inverse as a whole, so that `choose` counts the multiplications first.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -86,7 +88,7 @@ class Dissection:
 
 def choose(rows: sp.csr_array) -> Dissection:
     """The dissection of a user-item matrix `[U, I]` that takes the least work: a single leaf where none saves much."""
-    users, items = rows.shape
+    users, items = rows.shape[0], rows.shape[1]
     best = min((dissect(rows, parts) for parts in PARTS), key=lambda dissection: work(dissection, rows))
     if work(best, rows) < WORTHWHILE * float(users) ** 3:
         return best
@@ -95,11 +97,12 @@ def choose(rows: sp.csr_array) -> Dissection:
 
 def dissect(rows: sp.csr_array, parts: int) -> Dissection:
     """A user-item matrix `[U, I]` -> its customers and products in so many leaves, and the least separator of them."""
-    users, items = rows.shape
+    users, items = rows.shape[0], rows.shape[1]
     graph = sp.csr_array(sp.block_array([[None, rows], [rows.T, None]]))
     options = pymetis.Options()
     options.seed = SEED
-    _, labels = pymetis.part_graph(parts, pymetis.CSRAdjacency(graph.indptr, graph.indices), options=options)
+    adjacency = pymetis.CSRAdjacency(np.ravel(graph.indptr), np.ravel(graph.indices))
+    _, labels = pymetis.part_graph(parts, adjacency, options=options)
     customers, products = np.split(np.asarray(labels, dtype=np.intp), [users])
     user, item = np.repeat(np.arange(users), np.diff(rows.indptr)), rows.indices
     is_cut = customers[user] != products[item]
@@ -147,7 +150,7 @@ def work(dissection: Dissection, rows: sp.csr_array) -> float:
     )
     inverses = (sizes**3).sum() + separator_users**3 + separator_items**3
     separator = separator_users + separator_items
-    between = separator_users * separator_items * (4 * separator_users + 4 * separator_items)
+    between = separator_users * separator_items * 3 * separator
     towards = 2 * separator * (sizes * ties).sum()
     pairs = sum(2 * sizes[k] * sizes[l] * min(ties[k], ties[l]) for k in leaves for l in leaves[:k])
     return inverses + between + towards + pairs + (sizes**2 * ties).sum()
@@ -179,9 +182,9 @@ def inverse(rows: sp.csr_array, ridge: np.ndarray, dissection: Dissection) -> np
       numpy.linalg.LinAlgError: it has no inverse in float32.
     """
     ordered = rows[dissection.order]
-    full = solve.empty(len(ordered.indptr) - 1, len(ordered.indptr) - 1)
+    full = solve.empty(len(dissection.order), len(dissection.order))
     bounds = np.concatenate([[0], np.cumsum(dissection.sizes)])
-    spans = [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    spans = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
     members = [np.flatnonzero(dissection.products == leaf) for leaf in range(dissection.leaves + 1)]
     outer, shared = ordered[spans[-1]], ordered[:, members[-1]]
     system = _separator(outer, ridge, members)
@@ -275,16 +278,16 @@ def _invert_separator(system: np.ndarray, users: int) -> None:
     solve.mirror(system)
 
 
-def _assemble(full: np.ndarray, leaves: list[_Leaf], inverse: np.ndarray, separator: slice) -> None:
-    """All of M, of which `full` holds the blocks `M_k`, from T.
+def _assemble(full: np.ndarray, leaves: list[_Leaf], reduced: np.ndarray, separator: slice) -> None:
+    """All of M, of which `full` holds the blocks `M_k`, from T, which is `reduced`.
 
     A pair of leaves goes through the ties of the one that has fewer. Every product is written where it belongs, as one
     as large would be new memory each time.
     """
     users = separator.stop - separator.start
-    full[separator, separator] = inverse[:users, :users]
+    full[separator, separator] = reduced[:users, :users]
     for k, leaf in enumerate(leaves):
-        reach = inverse[:, leaf.ties] @ leaf.solved  # T W_k', [s, n]
+        reach = reduced[:, leaf.ties] @ leaf.solved  # T W_k', [s, n]
         np.negative(reach[:users], out=full[separator, leaf.span])
         for l, other in enumerate(leaves):
             if (len(other.ties), l) < (len(leaf.ties), k):

@@ -1,7 +1,8 @@
-"""The inverse of a large symmetric positive definite matrix in half the memory, by matrix products alone.
+"""The inverse of a large symmetric positive definite matrix, by matrix products alone: in half its memory, which may be
+an accelerator's, or in its place on a CPU.
 
-LAPACK is called for blocks of `BLOCK` rows at most, whatever the size of the matrix: its own factorisations of matrices of
-tens of thousands of rows are not equally sound in every build of BLAS.
+LAPACK is called for blocks of `BLOCK` rows at most, whatever the size of the matrix: its own factorisations of matrices
+of tens of thousands of rows are not equally sound in every build of BLAS.
 """
 
 from __future__ import annotations
@@ -106,14 +107,14 @@ def _exact_inverse(pivot: np.ndarray) -> np.ndarray:
 def invert(matrix: np.ndarray) -> None:
     """A symmetric positive definite matrix `[n, n]` float32, of which the lower half is read, becomes its inverse.
 
-    By halves, in its own memory and a quarter more: with the inverse `A^-1` of the first half and `W = B A^-1`, the
-    inverse S of `D - W B'` is the second half of
+    By halves, in its own memory and a quarter more: with the inverse `A^-1` of the first half, `W = -B A^-1`, and the
+    inverse S of `D + W B'`,
 
-        [ A  B' ]^-1   [ A^-1 + W' S W   -W' S ]
-        [ B  D  ]    = [ -S W             S    ]
+        [ A  B' ]^-1   [ A^-1 + W' S W   W' S ]
+        [ B  D  ]    = [ S W             S    ]
 
-    which is `n^3` multiplications and additions together, as in `inverse_panels`, and all by the BLAS of NumPy, which on
-    a CPU is quicker than XLA's.
+    which is `n^3` multiplications and additions together, as in `inverse_panels`, and all by the BLAS of NumPy, which
+    on a CPU is quicker than the products of XLA.
 
     Raises:
       numpy.linalg.LinAlgError: the matrix is not positive definite in float32.
@@ -125,11 +126,11 @@ def invert(matrix: np.ndarray) -> None:
     first, below, second = matrix[:half, :half], matrix[half:, :half], matrix[half:, half:]
     invert(first)
     carried = below @ first
-    add_lower(second, -carried, below.T)
+    np.negative(carried, out=carried)
+    add_lower(second, carried, below.T)
     invert(second)
     np.matmul(second, carried, out=below)
     add_lower(first, carried.T, below)
-    np.negative(below, out=below)
     mirror(matrix)
 
 

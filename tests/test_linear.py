@@ -257,7 +257,7 @@ def test_the_memory_that_a_side_takes(monkeypatch):
     needed = functools.partial(solving.memory_needed, users=5_000, items=10_000)
     assert needed("items") == pytest.approx(4e6 * 210)  # the inverse
     assert needed("users") == pytest.approx(4e6 * (25 + 2 * 50))
-    assert needed("users-to-items") == pytest.approx(4e6 * (25 + 100 + 1.5 * 25))
+    assert needed("users-to-items") == pytest.approx(4e6 * (25 + 100 + 0.75 * 25))
     # Few products: nothing is larger than the inverse. Few customers: in float64.
     assert solving.memory_needed("users", 5_000, 10) == pytest.approx(4e6 * 2.1 * 25)
     assert solving.memory_needed("users", 1_000, 10_000) == pytest.approx(4e6 * (2 + 2 * 10))
