@@ -145,12 +145,15 @@ def add_lower(square: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
 
 def whole(panels: list[Any]) -> np.ndarray:
     """Block rows of the lower half -> the symmetric matrix `[n, n]`. The list is emptied, to need less memory."""
-    full = empty(panels[-1].shape[1], panels[-1].shape[1])
-    start = 0
-    while panels:
-        rows = panels.pop(0)
-        full[start : rows.shape[1], : rows.shape[1]] = rows
-        start = rows.shape[1]
+    block, size = panels[0].shape[1], panels[-1].shape[1]
+    full = empty(size, size)
+
+    def fill(start: int, stop: int) -> None:
+        full[start:stop, :stop] = panels[start // block]
+        panels[start // block] = None
+
+    in_blocks(size, block, fill)
+    panels.clear()
     mirror(full)
     return full
 
@@ -169,8 +172,8 @@ def mirror(square: np.ndarray) -> None:
 
 
 def in_blocks(count: int, block: int, fill: Callable[[int, int], None]) -> None:
-    """`fill(start, stop)` for all blocks of `count`, on all cores: of work that keeps one core busy, and holds no
-    lock, as sparse products do.
+    """`fill(start, stop)` for all blocks of `count`, on all cores: of work that keeps one core busy and holds no lock,
+    as sparse products do, and writing to new memory.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done in [pool.submit(fill, start, min(start + block, count)) for start in range(0, count, block)]:
@@ -181,7 +184,13 @@ def lower_panels(full: np.ndarray) -> list[np.ndarray]:
     """A symmetric matrix `[n, n]` -> its block rows on and below the diagonal, which `whole` takes: copies, which leave
     nothing to hold the matrix.
     """
-    return [full[start : start + BLOCK, : start + BLOCK].copy() for start in range(0, len(full), BLOCK)]
+    panels = [np.empty(0, np.float32)] * -(-len(full) // BLOCK)
+
+    def fill(start: int, stop: int) -> None:
+        panels[start // BLOCK] = full[start:stop, :stop].copy()
+
+    in_blocks(len(full), BLOCK, fill)
+    return panels
 
 
 def empty(rows: int, columns: int) -> np.ndarray:
