@@ -270,7 +270,7 @@ def write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 def environment(files: Sequence[Path]) -> dict[str, Any]:
     """Versions, device, git commit and SHA-256 of the data: what one must know to repeat a run."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pandas", "pyarrow", "orbax-checkpoint")
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pandas", "pyarrow", "pymetis", "orbax-checkpoint")
     (device,) = jax.numpy.zeros(()).devices()
     return {
         "aejax": aejax.__version__,

@@ -1,12 +1,15 @@
-"""The inverse of a large symmetric positive definite matrix in half the memory, by matrix products alone.
+"""The inverse of a large symmetric positive definite matrix, by matrix products alone: in half its memory, which may be
+an accelerator's, or in its place on a CPU.
 
-LAPACK is called for blocks of `BLOCK` rows only, whatever the size of the matrix: its own factorisations of matrices of
-tens of thousands of rows are not equally sound in every build of BLAS.
+LAPACK is called for blocks of `BLOCK` rows at most, whatever the size of the matrix: its own factorisations of matrices
+of tens of thousands of rows are not equally sound in every build of BLAS.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -20,6 +23,9 @@ from aejax.errors import InputError
 
 BLOCK = 2048
 TILE = 256
+# Rows that `invert` leaves to LAPACK, and rows of a product that it adds at once.
+LEAST = 512
+PIECE = 1024
 
 
 @partial(jax.jit, donate_argnums=0, static_argnames="block")
@@ -76,7 +82,7 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
     panels = [jnp.asarray(panel(start, min(start + block, size))) for start in starts]
     for k, start in enumerate(starts):
         stop = start + panels[k].shape[0]
-        inverse = _block_inverse(np.asarray(panels[k][:, start:stop]))
+        inverse = jnp.asarray(_exact_inverse(np.asarray(panels[k][:, start:stop])))
         # Column block k of the symmetric matrix, 0 at the pivot, which is set below. One array and not one for each
         # block: what lies between freed arrays of their size is not given back to the system.
         above = panels[k][:, :start].T
@@ -93,31 +99,98 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
     return panels
 
 
-def _block_inverse(pivot: np.ndarray) -> jax.Array:
+def _exact_inverse(pivot: np.ndarray) -> np.ndarray:
     factor = scipy.linalg.cho_factor(pivot.astype(np.float64), lower=True)
-    return jnp.asarray(scipy.linalg.cho_solve(factor, np.eye(len(pivot))), dtype=jnp.float32)
+    return scipy.linalg.cho_solve(factor, np.eye(len(pivot))).astype(np.float32)
+
+
+def invert(matrix: np.ndarray) -> None:
+    """A symmetric positive definite matrix `[n, n]` float32, of which the lower half is read, becomes its inverse.
+
+    By halves, in its own memory and a quarter more: with the inverse `A^-1` of the first half, `W = -B A^-1`, and the
+    inverse S of `D + W B'`,
+
+        [ A  B' ]^-1   [ A^-1 + W' S W   W' S ]
+        [ B  D  ]    = [ S W             S    ]
+
+    which is `n^3` multiplications and additions together, as in `inverse_panels`, and all by the BLAS of NumPy, which
+    on a CPU is quicker than the products of XLA.
+
+    Raises:
+      numpy.linalg.LinAlgError: the matrix is not positive definite in float32.
+    """
+    size, half = len(matrix), len(matrix) // 2
+    if size <= LEAST:
+        matrix[:] = _exact_inverse(matrix) if size else matrix
+        return
+    first, below, second = matrix[:half, :half], matrix[half:, :half], matrix[half:, half:]
+    invert(first)
+    carried = below @ first
+    np.negative(carried, out=carried)
+    add_lower(second, carried, below.T)
+    invert(second)
+    np.matmul(second, carried, out=below)
+    add_lower(first, carried.T, below)
+    mirror(matrix)
+
+
+def add_lower(square: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    """Adds `left right`, `[n, m]` and `[m, n]`, to what lies on and below the diagonal, and to some of what lies above
+    it.
+    """
+    for start in range(0, len(square), PIECE):
+        stop = min(start + PIECE, len(square))
+        square[start:stop, :stop] += left[start:stop] @ right[:, :stop]
 
 
 def whole(panels: list[Any]) -> np.ndarray:
     """Block rows of the lower half -> the symmetric matrix `[n, n]`. The list is emptied, to need less memory."""
-    size = panels[-1].shape[1]
+    block, size = panels[0].shape[1], panels[-1].shape[1]
     full = empty(size, size)
-    start = 0
-    while panels:
-        rows = panels.pop(0)
-        stop = rows.shape[1]
-        full[start:stop, :stop] = rows
-        for column in range(0, start, TILE):  # a transpose in tiles that fit in a cache
-            for row in range(start, stop, TILE):
-                tile = full[row : min(row + TILE, stop), column : min(column + TILE, start)]
-                full[column : column + tile.shape[1], row : row + tile.shape[0]] = tile.T
-        start = stop
+
+    def fill(start: int, stop: int) -> None:
+        full[start:stop, :stop] = panels[start // block]
+        panels[start // block] = None
+
+    in_blocks(size, block, fill)
+    panels.clear()
+    mirror(full)
     return full
 
 
+def mirror(square: np.ndarray) -> None:
+    """Writes what lies below the diagonal of a matrix `[n, n]` above it."""
+
+    def fill(start: int, stop: int) -> None:
+        for column in range(0, start, TILE):  # a transpose in tiles that fit in a cache
+            square[column : column + TILE, start:stop] = square[start:stop, column : column + TILE].T
+        tile = square[start:stop, start:stop]
+        upper = np.triu_indices(stop - start, 1)
+        tile[upper] = tile.T[upper]
+
+    in_blocks(len(square), TILE, fill)
+
+
+def in_blocks(count: int, block: int, fill: Callable[[int, int], None]) -> None:
+    """`fill(start, stop)` for all blocks of `count`, on all cores: of work that keeps one core busy and holds no lock,
+    as sparse products do, and writing to new memory.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(fill, start, min(start + block, count)) for start in range(0, count, block)]:
+            done.result()
+
+
 def lower_panels(full: np.ndarray) -> list[np.ndarray]:
-    """A symmetric matrix `[n, n]` -> views of its block rows on and below the diagonal: what `whole` takes."""
-    return [full[start : start + BLOCK, : start + BLOCK] for start in range(0, len(full), BLOCK)]
+    """A symmetric matrix `[n, n]` -> its block rows on and below the diagonal, which `whole` takes: copies, which leave
+    nothing to hold the matrix.
+    """
+    panels = [np.empty(0, np.float32)] * -(-len(full) // BLOCK)
+
+    def fill(start: int, stop: int) -> None:
+        panels[start // BLOCK] = full[start:stop, :stop].copy()
+
+    in_blocks(len(full), BLOCK, fill)
+    return panels
 
 
 def empty(rows: int, columns: int) -> np.ndarray:
@@ -137,6 +210,13 @@ def gram_panels(rows: sp.csr_array, columns: sp.csr_array, diagonal: np.ndarray)
         return block
 
     return panel
+
+
+def over_ridge(rows: sp.csr_array, ridge: np.ndarray) -> sp.csr_array:
+    """Sparse X `[n, m]` and a positive diagonal L `[m]` -> `X L^-1`, in the floats of X."""
+    scaled = rows.copy()
+    scaled.data /= ridge[rows.indices].astype(rows.dtype)
+    return scaled
 
 
 def check_digits(left: np.ndarray, kind: np.typing.DTypeLike) -> None:

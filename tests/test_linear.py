@@ -90,6 +90,56 @@ def test_there_are_no_shared_eigenvectors_with_dropout_or_beyond_what_is_exact(t
     assert linear.factorise(tiny_lines, EASESettings()) is None
 
 
+@pytest.fixture
+def in_parts(tiny_lines, monkeypatch):
+    """The shop's purchases within the two tastes and some of the others, with the limits low that keep them whole."""
+    monkeypatch.setattr(solving, "EXACT", 0)
+    monkeypatch.setattr(solve, "LEAST", 4)
+    monkeypatch.setattr(solve, "PIECE", 8)
+    monkeypatch.setattr(solve, "BLOCK", 16)
+    within = (tiny_lines.user % 2 == tiny_lines.item % 2) | (tiny_lines.item < 4) | (tiny_lines.user > 54)
+    return tiny_lines.take(within)
+
+
+@pytest.mark.parametrize("settings", OPTIONS)
+@pytest.mark.parametrize("side", ["users", "users-to-items"])
+def test_what_is_solved_in_parts_scores_as_the_items_side(in_parts, settings, side, monkeypatch, tmp_path):
+    plans = []
+    choose = solving.dissection.choose
+    monkeypatch.setattr(solving.dissection, "choose", lambda rows: plans.append(choose(rows)) or plans[-1])
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
+    model = linear.fit(in_parts, settings)
+    assert plans[0].leaves == 2 and plans[0].sizes.all() and (plans[0].products == 2).any()
+    found = np.asarray(model.scores(model.encode(Histories(in_parts, None))))
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "items")
+    expected = linear.fit(in_parts, settings)
+    np.testing.assert_allclose(
+        found, np.asarray(expected.scores(expected.encode(Histories(in_parts, None)))), atol=1e-4
+    )
+    runs.save_state(tmp_path / "state", model.state())
+    again = linear.restore(runs.load_state(tmp_path / "state"), settings, items=len(in_parts.items))
+    assert np.array_equal(found, np.asarray(again.scores(again.encode(Histories(in_parts, None)))))
+
+
+def test_an_accelerator_inverts_the_users_side_as_a_whole(in_parts, monkeypatch):
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users-to-items")
+    settings = EASESettings(l2=5.0)
+    weights = np.asarray(linear.fit(in_parts, settings).weights)
+    with monkeypatch.context() as patched:
+        patched.setattr(solving.jax, "default_backend", lambda: "gpu")
+        patched.setattr(solving.dissection, "choose", None)
+        found = np.asarray(linear.fit(in_parts, settings).weights)
+    np.testing.assert_allclose(found, weights, atol=1e-5)
+
+
+def test_what_a_run_stores_does_not_hold_the_whole_inverse(in_parts, monkeypatch):
+    """Beside the weights, half of it and no more."""
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users-to-items")
+    panels = linear.fit(in_parts, EASESettings(l2=5.0)).state()["panels"]
+    assert [panel.shape for panel in panels.values()] == [(16, 16), (16, 32), (16, 48), (12, 60)]
+    assert all(panel.base is None for panel in panels.values())
+
+
 def test_every_option_changes_the_scores(tiny_lines):
     scores = [slow_twin(tiny_lines, settings) for settings in OPTIONS]
     for i, one in enumerate(scores):
@@ -209,7 +259,7 @@ def test_the_memory_that_a_side_takes(monkeypatch):
     needed = functools.partial(solving.memory_needed, users=5_000, items=10_000)
     assert needed("items") == pytest.approx(4e6 * 210)  # the inverse
     assert needed("users") == pytest.approx(4e6 * (25 + 2 * 50))
-    assert needed("users-to-items") == pytest.approx(4e6 * (25 + 100 + 1.5 * 25))
+    assert needed("users-to-items") == pytest.approx(4e6 * (25 + 100 + 0.75 * 25))
     # Few products: nothing is larger than the inverse. Few customers: in float64.
     assert solving.memory_needed("users", 5_000, 10) == pytest.approx(4e6 * 2.1 * 25)
     assert solving.memory_needed("users", 1_000, 10_000) == pytest.approx(4e6 * (2 + 2 * 10))
@@ -253,11 +303,27 @@ def test_a_solved_matrix_is_handed_over_without_a_copy():
     assert jax.device_put(array, jax.devices("cpu")[0]).unsafe_buffer_pointer() == array.ctypes.data
 
 
+def positive_definite(size):
+    half = np.random.default_rng(size).normal(size=(size, size + 3))
+    return (half @ half.T + np.eye(size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 29])
+def test_the_inverse_by_halves_is_the_inverse(size, monkeypatch):
+    for name, rows in {"LEAST": 3, "PIECE": 5, "TILE": 4}.items():
+        monkeypatch.setattr(solve, name, rows)
+    matrix = positive_definite(size)
+    found = np.zeros((size + 2, size + 2), np.float32)  # part of a larger array
+    found[1:-1, 1:-1] = np.tril(matrix)
+    solve.invert(found[1:-1, 1:-1])
+    np.testing.assert_allclose(found[1:-1, 1:-1], np.linalg.inv(matrix.astype(np.float64)), atol=1e-5)
+    assert np.array_equal(found, found.T)
+    assert not found[[0, -1]].any()
+
+
 @pytest.mark.parametrize("size", [1, 7, 8, 29])
 def test_the_blocked_inverse_is_the_inverse(size):
-    rng = np.random.default_rng(size)
-    half = rng.normal(size=(size, size + 3))
-    matrix = (half @ half.T + np.eye(size)).astype(np.float32)
+    matrix = positive_definite(size)
     panels = solve.inverse_panels(lambda start, stop: matrix[start:stop, :stop], size, block=8)
     assert [panel.shape for panel in panels] == [
         (min(8, size - start), min(start + 8, size)) for start in range(0, size, 8)
@@ -269,6 +335,8 @@ def test_a_matrix_that_is_not_positive_definite_is_refused():
     matrix = -np.eye(5, dtype=np.float32)
     with pytest.raises(np.linalg.LinAlgError):
         solve.inverse_panels(lambda start, stop: matrix[start:stop, :stop], 5)
+    with pytest.raises(np.linalg.LinAlgError):
+        solve.invert(matrix)
 
 
 @pytest.mark.parametrize(
