@@ -240,6 +240,7 @@ def _eliminated(
     for start in range(0, size, solve.PIECE):
         stop = min(start + solve.PIECE, size)
         within[start:stop, :stop] = panel(start, stop)
+        within[start:stop, stop:] = 0  # not used, but added to
     solve.invert(within)
     backward, products = sp.csr_array(forward.T), sp.csr_array(shared.T)
     tied_users, tied_items = (np.flatnonzero(np.diff(part.indptr)) for part in (outer, products))

@@ -55,6 +55,19 @@ def assert_separated(rows, parts):
     assert ((of_user == of_item) | (of_user == parts.leaves) | (of_item == parts.leaves)).all()
 
 
+@pytest.fixture(autouse=True)
+def memory_that_was_used_before(monkeypatch):
+    """New arrays hold NaN, so that what is read before it is written shows."""
+    empty = solve.empty
+
+    def used(rows, columns):
+        array = empty(rows, columns)
+        array.fill(np.nan)
+        return array
+
+    monkeypatch.setattr(solve, "empty", used)
+
+
 @pytest.fixture(params=[{}, {"LEAST": 4, "PIECE": 3, "TILE": 5}], ids=["large-blocks", "small-blocks"])
 def blocks(request, monkeypatch):
     """The same in blocks of which these matrices have several."""

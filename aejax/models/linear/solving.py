@@ -239,11 +239,11 @@ def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) 
         plan = dissection.choose(inputs)
         inverse = dissection.inverse(inputs, ridge, plan)
         # No score depends on the order of the customers of train.
-        inputs, targets = inputs[plan.order], inputs if targets is inputs else targets[plan.order]
+        inputs, targets = inputs[plan.order], targets[plan.order]
     if _keeps_digits(system):
         inverse = inverse.astype(np.float32, copy=False)
     columns = sp.csr_array(inputs.T)
-    targets_by_item = columns if targets is system.inputs else sp.csr_array(targets.T)
+    targets_by_item = columns if system.targets is system.inputs else sp.csr_array(targets.T)
     return UserSolution(inverse, columns, targets_by_item, ridge, settings.xi)
 
 
