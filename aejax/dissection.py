@@ -35,8 +35,9 @@ and the inverse of K is, block by block,
 
     M_SS = T_SS        M_Sk = -T_S. W_k'        M_kl = [k = l] M_k + W_k T W_l'.
 
-Nothing is left out: it is the inverse to rounding, whatever the parts. Where the separator is large this is more work
-than the inverse as a whole, so that `choose` counts the multiplications first.
+Nothing is left out: it is the inverse, whatever the parts, but for rounding; E and G are what is left of larger
+numbers, so that where the ridge is weak it has about a digit less than the inverse as a whole. Where the separator is
+large this is more work than the inverse as a whole, so that `choose` counts the multiplications first.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-import pymetis
 import scipy.sparse as sp
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
@@ -97,6 +97,8 @@ def choose(rows: sp.csr_array) -> Dissection:
 
 def dissect(rows: sp.csr_array, parts: int) -> Dissection:
     """A user-item matrix `[U, I]` -> its customers and products in so many leaves, and the least separator of them."""
+    import pymetis  # only large data need it
+
     users, items = rows.shape[0], rows.shape[1]
     graph = sp.csr_array(sp.block_array([[None, rows], [rows.T, None]]))
     options = pymetis.Options()
@@ -236,12 +238,7 @@ def _eliminated(
     size = own.shape[0]
     forward = solve.over_ridge(own, ridge)
     within = full[span, span]
-    panel = solve.gram_panels(forward, sp.csr_array(own.T), np.ones(size))
-    for start in range(0, size, solve.PIECE):
-        stop = min(start + solve.PIECE, size)
-        within[start:stop, :stop] = panel(start, stop)
-        within[start:stop, stop:] = 0  # not used, but added to
-    solve.invert(within)
+    solve.fill_and_invert(within, solve.gram_panels(forward, sp.csr_array(own.T), np.ones(size)))
     backward, products = sp.csr_array(forward.T), sp.csr_array(shared.T)
     tied_users, tied_items = (np.flatnonzero(np.diff(part.indptr)) for part in (outer, products))
     outer, products = outer[tied_users], products[tied_items]

@@ -155,14 +155,14 @@ class WeightedRows(NamedTuple):
 def weighted_rows(matrix: sp.csr_array, user_power: float) -> WeightedRows:
     """The matrix `[U, I]` with a customer of m products weighing `s * m ** -user_power`.
 
-    The scale s is such that all cells together weigh as much as without weights, so that a ridge means about the same
-    whatever `user_power` is.
+    The scale s keeps the energy of all cells what it is without weights, so that a ridge means about the same whatever
+    `user_power` is.
     """
     lengths = np.diff(matrix.indptr)
     kept = lengths > 0
-    cells = lengths[kept].astype(np.float64)
-    weight = cells**-user_power
-    root_weight = np.sqrt(weight * (cells.sum() / max((weight * cells).sum(), np.finfo(float).tiny)))
+    own_energy = np.asarray(matrix.multiply(matrix).sum(axis=1), dtype=np.float64).ravel()[kept]
+    weight = lengths[kept].astype(np.float64) ** -user_power
+    root_weight = np.sqrt(weight * (own_energy.sum() / max((weight * own_energy).sum(), np.finfo(float).tiny)))
     rows = scale_rows(matrix[kept], root_weight)
     customers = np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1).astype(np.float64)
     energy = np.asarray(rows.multiply(rows).sum(axis=0), dtype=np.float64).ravel()

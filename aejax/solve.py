@@ -100,12 +100,41 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
 
 
 def _exact_inverse(pivot: np.ndarray) -> np.ndarray:
-    factor = scipy.linalg.cho_factor(pivot.astype(np.float64), lower=True)
+    if not np.isfinite(pivot).all():
+        raise np.linalg.LinAlgError
+    factor = scipy.linalg.cho_factor(pivot.astype(np.float64), lower=True, check_finite=False)
     return scipy.linalg.cho_solve(factor, np.eye(len(pivot))).astype(np.float32)
 
 
+def inverse(panel: Callable[[int, int], np.ndarray], size: int) -> np.ndarray:
+    """The inverse `[n, n]` float32 of a symmetric positive definite matrix that is given as to `inverse_panels`, in the
+    way that is quick where JAX computes.
+    """
+    if not on_cpu():
+        return whole(inverse_panels(panel, size))
+    full = empty(size, size)
+    fill_and_invert(full, panel)
+    return full
+
+
+def on_cpu() -> bool:
+    """Whether JAX computes on a CPU now."""
+    (device,) = jnp.zeros(()).devices()
+    return device.platform == "cpu"
+
+
+def fill_and_invert(square: np.ndarray, panel: Callable[[int, int], np.ndarray]) -> None:
+    """An array `[n, n]` float32 becomes the inverse of the matrix that `panel` gives, as to `inverse_panels`."""
+    for start in range(0, len(square), PIECE):
+        stop = min(start + PIECE, len(square))
+        square[start:stop, :stop] = panel(start, stop)
+        square[start:stop, stop:] = 0  # says nothing, but is added to
+    invert(square)
+
+
 def invert(matrix: np.ndarray) -> None:
-    """A symmetric positive definite matrix `[n, n]` float32, of which the lower half is read, becomes its inverse.
+    """A symmetric positive definite matrix `[n, n]` float32 becomes its inverse. What lies above its diagonal is not
+    used, but must be finite.
 
     By halves, in its own memory and a quarter more: with the inverse `A^-1` of the first half, `W = -B A^-1`, and the
     inverse S of `D + W B'`,
@@ -135,8 +164,8 @@ def invert(matrix: np.ndarray) -> None:
 
 
 def add_lower(square: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
-    """Adds `left right`, `[n, m]` and `[m, n]`, to what lies on and below the diagonal, and to some of what lies above
-    it.
+    """Adds `left right`, `[n, m]` and `[m, n]`, to what lies on and below the diagonal of a matrix of which no more is
+    used; some of what lies above it changes too.
     """
     for start in range(0, len(square), PIECE):
         stop = min(start + PIECE, len(square))

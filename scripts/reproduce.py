@@ -228,7 +228,7 @@ def main(
         return
     wanted = [one for one in table.rows if one.quick or not quick]
     records = runs.read_log(out)
-    same_splits = [record for record in records if len(record["figures"][table.metrics[0]]) == splits]
+    same_splits = [record for record in records if _splits(record, table) == splits]
     found = _still_true({record["row"]: record for record in same_splits}, wanted, data, stored)
     missing = [one for one in wanted if one.label not in found]
     minutes = sum(one.minutes for one in missing) * splits / table.split_seeds
@@ -252,6 +252,11 @@ def main(
     print_table(table, found)
     if failed:
         raise SystemExit(f"no figure for {', '.join(failed)}; what they said stands above")
+
+
+def _splits(record: Mapping[str, Any], table: Table) -> int:
+    """Of how many splits a record holds the table's figures."""
+    return min(len(record["figures"].get(metric, ())) for metric in table.metrics)
 
 
 def _still_true(

@@ -7,6 +7,7 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from aejax import runs, solve
 from aejax.errors import InputError, ResourceError
@@ -24,7 +25,7 @@ def slow_twin(lines, settings):
     customers = np.maximum((x > 0).sum(0), 1)
     cells = (x > 0).sum(1)
     weight = np.diag(cells ** -float(settings.user_power))
-    weight *= cells.sum() / (np.diag(weight) * cells).sum()
+    weight *= (x**2).sum() / (np.diag(weight)[:, None] * x**2).sum()
     gram = x.T @ weight @ x
     ridge = settings.l2 * customers**settings.l2_power
     ridge = ridge + settings.dropout / (1 - settings.dropout) * np.diag(gram)
@@ -126,7 +127,7 @@ def test_an_accelerator_inverts_the_users_side_as_a_whole(in_parts, monkeypatch)
     settings = EASESettings(l2=5.0)
     weights = np.asarray(linear.fit(in_parts, settings).weights)
     with monkeypatch.context() as patched:
-        patched.setattr(solving.jax, "default_backend", lambda: "gpu")
+        patched.setattr(solving.solve, "on_cpu", lambda: False)
         patched.setattr(solving.dissection, "choose", None)
         found = np.asarray(linear.fit(in_parts, settings).weights)
     np.testing.assert_allclose(found, weights, atol=1e-5)
@@ -360,10 +361,43 @@ def test_settings_out_of_range_are_refused(changes, says):
 
 @pytest.mark.parametrize(("l2", "floats"), [(1.0, np.float32), (1e-3, np.float64)])
 def test_the_floats_are_those_in_which_what_is_left_of_a_product_keeps_its_digits(tiny_lines, l2, floats):
-    settings = EASESettings(l2=l2)
-    system = solving.make_system(tiny_lines, settings)
-    solution = solving._by_users(system, settings, None)
-    assert solution.inverse.dtype == floats
-    dense = system.inputs.toarray().astype(np.float64)
-    left = l2 * np.diag(np.linalg.inv(dense.T @ dense + l2 * np.eye(dense.shape[1])))
-    assert left.min() >= (system.ridge / (system.ridge + system.energy)).min() - 1e-12
+    system = solving.make_system(tiny_lines, EASESettings(l2=l2))
+    assert solving._by_users(system, EASESettings(l2=l2), None).inverse.dtype == floats
+
+
+def test_a_product_that_everyone_buys_needs_more_floats_than_rare_ones():
+    everyone, rare = np.ones((1, 200), dtype=np.float32), np.eye(1, 200, dtype=np.float32)
+    needs = 1e5 * np.finfo(np.float32).eps
+    for row, energy in ((everyone, 200.0), (rare, 1.0)):
+        limit = needs * energy / (1 - needs)
+        assert solving.keeps_digits(sp.csr_array(row), np.array([1.01 * limit]))
+        assert not solving.keeps_digits(sp.csr_array(row), np.array([0.99 * limit]))
+
+
+def grouped_lines():
+    """Four groups of customers with products of their own, two products for most and some customers of all groups."""
+    rng = np.random.default_rng(0)
+    cells = np.kron(np.eye(4), np.ones((60, 15))) * (rng.random((240, 60)) < 0.2)
+    popular = (rng.random((240, 2)) < 0.7).astype(float)
+    travellers = (rng.random((6, 62)) < 0.3).astype(float)
+    user, item = np.concatenate([np.concatenate([cells, popular], axis=1), travellers]).nonzero()
+    return Interactions(
+        user=user,
+        item=item,
+        quantity=np.ones(len(user), dtype=np.int64),
+        users=Vocabulary(np.array([f"{number:03}" for number in range(246)], dtype=object)),
+        items=Vocabulary(np.array([f"{number:02}" for number in range(62)], dtype=object)),
+    )
+
+
+@pytest.mark.parametrize("targets", [None, "quantity"])
+@pytest.mark.parametrize("side", ["users", "users-to-items"])
+@pytest.mark.parametrize(("l2", "share"), [(0.1, 1e-3), (0.5, 1e-4), (10.0, 1e-4)])
+def test_a_weak_ridge_keeps_its_digits_when_it_is_solved_in_parts(l2, share, side, targets, monkeypatch):
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
+    monkeypatch.setattr(solving, "EXACT", 0)
+    lines, settings = grouped_lines(), EASESettings(l2=l2, targets=targets)
+    assert solving.dissection.choose(solving.make_system(lines, settings).inputs).leaves > 1
+    scores = np.asarray(linear.fit(lines, settings).scores(_encoded(lines, settings)))
+    expected = slow_twin(lines, settings)
+    np.testing.assert_allclose(scores, expected, atol=share * np.abs(expected).max())

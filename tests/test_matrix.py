@@ -126,13 +126,13 @@ def test_recency_needs_dates():
         user_item_matrix(lines_of([(0, 0, 0, 1)], dated=False), "recency")
 
 
-def test_weights_of_customers_move_weight_between_them_and_keep_the_sum(tiny_lines):
-    matrix = user_item_matrix(tiny_lines.take(tiny_lines.user != 3))
+@pytest.mark.parametrize("values", ["binary", "quantity"])
+def test_weights_of_customers_move_energy_between_them_and_keep_the_sum(tiny_lines, values):
+    matrix = user_item_matrix(tiny_lines.take(tiny_lines.user != 3), values)
     cells = np.diff(matrix.indptr)
     rows, kept, root_weight, _, energy = weighted_rows(matrix, 0.7)
     assert np.array_equal(kept, cells > 0) and not kept[3]
     weight = root_weight**2
     np.testing.assert_allclose(weight / weight[0], (cells[kept] / cells[0]) ** -0.7)
-    assert (weight * cells[kept]).sum() == pytest.approx(matrix.nnz)
-    assert energy.sum() == pytest.approx(matrix.nnz, rel=1e-5)
+    assert energy.sum() == pytest.approx((matrix.data.astype(float) ** 2).sum(), rel=1e-5)
     np.testing.assert_allclose(rows.toarray(), root_weight[:, None] * matrix[kept].toarray(), rtol=1e-6)

@@ -21,7 +21,7 @@ def slow_twin(lines, settings):
     customers = np.maximum((x > 0).sum(0), 1)
     cells = (x > 0).sum(1)
     weight = cells ** -float(settings.user_power)
-    weight *= cells.sum() / (weight * cells).sum()
+    weight *= (x**2).sum() / (weight[:, None] * x**2).sum()
     means = weight @ x / weight.sum() if settings.center else np.zeros(x.shape[1])
     deviation = np.sqrt(weight)[:, None] * (x - means)
     ridge = settings.l2 * customers**settings.l2_power

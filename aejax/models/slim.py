@@ -79,7 +79,7 @@ class SlimSettings(ValueSettings):
       l2_power: the ridge of a product with n customers is `l2 * n ** l2_power`.
       nonnegative: weights are 0 or more.
       center: products are predicted as deviations from their means.
-      user_power: a customer with m products weighs `m ** -user_power`, times what keeps the weight of all cells.
+      user_power: a customer with m products weighs `m ** -user_power`, times what keeps the energy of all.
       rho: how closely the two halves of the solver are tied: see the module's docstring.
       iterations: the most of them.
       tolerance: the relative error of the weights at which they end.
@@ -238,7 +238,7 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
         return block
 
     try:
-        inverse = solve.whole(solve.inverse_panels(panel, count))
+        inverse = solve.inverse(panel, count)
         solve.check_digits(1.0 / (inverse.diagonal() * (energy + ridge + tie)), np.float32)
     except np.linalg.LinAlgError:
         raise solve.singular(settings.l2) from None

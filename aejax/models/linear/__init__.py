@@ -25,8 +25,8 @@ What each name sets:
   `|x|^-b` (`user_power` b).
 
 All of them have all of these settings; the names differ in their defaults. User weights enter the solve and not the
-scoring: a new user's scores do not depend on a weight. They are scaled so that the cells of X weigh as much together as
-without them, which the papers do not do: l2 then means the same at every `user_power`, and a search finds both.
+scoring: a new user's scores do not depend on a weight. They are scaled so that the squares of W^1/2 X sum to
+what they do without them, which the papers do not do: l2 then means about the same at every `user_power`.
 
 **Two sides.** The items' side inverts `X' W X + L` `[I, I]`. The users' side inverts `[U, U]` and needs no `[I, I]`
 matrix: with `Xw = W^1/2 X` and `M = (Xw L^-1 Xw' + 1)^-1`, the Woodbury identity gives

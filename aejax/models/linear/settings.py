@@ -21,7 +21,7 @@ class EASESettings(ValueSettings):
       dropout: p of the emphasised dropout.
       xi: the most that a product's own weight may be.
       item_power: a product's column is scaled by `n ** item_power` on its way in, and by the inverse on its way out.
-      user_power: a customer with m products weighs `m ** -user_power`, times what keeps the weight of all cells.
+      user_power: a customer with m products weighs `m ** -user_power`, times what keeps the energy of all.
       side: `items`, `users`, or `auto` for the smaller one.
     """
 

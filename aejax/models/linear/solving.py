@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -151,7 +152,7 @@ def _items_inverse(system: System, settings: EASESettings, factors: Spectrum | N
         root = np.sqrt(system.direction)
         return (factors.inverse(settings.l2) / root[:, None] / root).astype(np.float32)
     panel = solve.gram_panels(sp.csr_array(inputs.T), inputs, ridge)
-    return solve.whole(solve.inverse_panels(panel, inputs.shape[1]))
+    return solve.inverse(panel, inputs.shape[1])
 
 
 def _solve_items(system: System, settings: EASESettings, factors: Spectrum | None) -> ItemWeights:
@@ -198,13 +199,27 @@ class UserSolution:
     ridge: np.ndarray
     xi: float
 
+    @functools.cached_property
+    def _is_refined(self) -> bool:
+        return self.inverse.dtype == np.float32 and not keeps_digits(self.columns, self.ridge)
+
+    def _solved(self, rows: sp.csr_array) -> np.ndarray:
+        """Rows `[n, U]` times M; where M has too few digits, with one step of iterative refinement: what
+        `K = Xw L^-1 Xw' + 1` leaves of the rows is solved for as well.
+        """
+        solved = _times(rows, self.inverse)
+        if self._is_refined:
+            through = np.asarray(self.columns @ solved.T) / self.ridge[:, None].astype(np.float32)
+            left = rows.toarray() - solved - np.asarray(self.columns.T @ through).T
+            solved += left @ self.inverse
+        return solved
+
     def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """For products `start` to `stop`: `(Nt + N diag(g / L))'`, `[products, U]`, and `g / L`."""
         ridge, columns = self.ridge[start:stop], self.columns[start:stop]
-        solved = _times(columns, self.inverse)
-        answers = solved
+        solved = answers = self._solved(columns)
         if self.targets is not self.columns:
-            answers = _times(self.targets[start:stop], self.inverse)
+            answers = self._solved(self.targets[start:stop])
         rest = 1.0 - _row_products(columns, solved) / ridge  # L P, which is near 0 where the ridge is weak
         solve.check_digits(rest, self.inverse.dtype)
         diagonal = rest / ridge
@@ -232,27 +247,32 @@ def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) 
         exact = sp.csr_array(inputs, dtype=np.float64)  # as the eigenvectors of it are
         whole = solve.gram_panels(solve.over_ridge(exact, ridge), sp.csr_array(exact.T), np.ones(users))(0, users)
         inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(whole, lower=True), np.eye(users))
-    elif jax.default_backend() != "cpu":  # an accelerator is quicker with the inverse as a whole than a CPU in parts
+    elif not solve.on_cpu():  # an accelerator is quicker with the inverse as a whole than a CPU in parts
         panel = solve.gram_panels(solve.over_ridge(inputs, ridge), sp.csr_array(inputs.T), np.ones(users))
-        inverse = solve.whole(solve.inverse_panels(panel, users))
+        inverse = solve.inverse(panel, users)
     else:
         plan = dissection.choose(inputs)
         inverse = dissection.inverse(inputs, ridge, plan)
         # No score depends on the order of the customers of train.
         inputs, targets = inputs[plan.order], targets[plan.order]
-    if _keeps_digits(system):
-        inverse = inverse.astype(np.float32, copy=False)
     columns = sp.csr_array(inputs.T)
     targets_by_item = columns if system.targets is system.inputs else sp.csr_array(targets.T)
+    if keeps_digits(columns, ridge):
+        inverse = inverse.astype(np.float32, copy=False)
     return UserSolution(inverse, columns, targets_by_item, ridge, settings.xi)
 
 
-def _keeps_digits(system: System) -> bool:
+def keeps_digits(columns: sp.csr_array, ridge: np.ndarray) -> bool:
     """Whether float32 keeps four digits of `L P`, which is what is left of 1 and at least `L / (L + energy)`.
 
     (Of a positive definite matrix A with the inverse P no `A_jj P_jj` is below 1.)
+
+    Args:
+      columns: `Xw'`, `[I, U]`, whose squares sum to the energy of a product.
+      ridge: the diagonal of L, `[I]`.
     """
-    return (system.ridge / (system.ridge + system.energy)).min() >= 1e5 * np.finfo(np.float32).eps
+    energy = np.asarray(columns.multiply(columns).sum(axis=1), dtype=np.float64).ravel()
+    return bool((ridge / (ridge + energy)).min() >= 1e5 * np.finfo(np.float32).eps)
 
 
 def _times(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
