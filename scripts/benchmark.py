@@ -2,6 +2,8 @@
 
     python scripts/benchmark.py tables data/prepared_data
     python scripts/benchmark.py epochs data/inter/ml-100k-s0 --peer-python PEERS/bin/python
+    python scripts/benchmark.py run data/gowalla --model ease --set l2=80
+    python scripts/benchmark.py closed data/prepared_data --model ease
     python scripts/benchmark.py command
 
 Each prints medians, and the least and the most of the repetitions. Machines are noisy: compare figures of one run only.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -158,6 +161,63 @@ def own_epoch(folder: str, batch_size: str, hidden: str, latent_dim: str, count:
     return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends))
 
 
+def run(data: tyro.conf.Positional[Path], model: str = "ease", set: tuple[str, ...] = (), repeats: int = 1) -> None:
+    """`aejax fit` from files to run directory, test figures and report included: seconds, and the most memory.
+
+    Args:
+      data: the folder.
+      model: registry name.
+      set: its settings, key=value.
+      repeats: fresh processes.
+    """
+    figures: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as scratch:
+            call = [str(Path(sys.executable).with_name("aejax")), "fit", str(data), "--model", model]
+            start = time.perf_counter()
+            child = subprocess.Popen([*call, "--run", f"{scratch}/run", "--set", *set], stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            if child.returncode:
+                raise SystemExit(f"{' '.join(call)} failed; what it said stands above")
+            figures.append((time.perf_counter() - start, usage.ru_maxrss / 2**20))
+    show(f"aejax fit --model {model}, seconds", [seconds for seconds, _ in figures])
+    show(f"aejax fit --model {model}, memory", [gigabytes for _, gigabytes in figures], "GiB")
+
+
+def closed(data: tyro.conf.Positional[Path], model: str = "ease", split: str = "items", repeats: int = 5) -> None:
+    """A closed form with its defaults, from train lines to the scores of all customers, in one warm process.
+
+    Args:
+      data: the folder.
+      model: registry name.
+      split: protocol whose train part is fitted.
+      repeats: after one that is not counted.
+    """
+    import jax
+
+    from aejax import batching, experiment, registry
+    from aejax.config import DataConfig, SplitConfig
+    from aejax.interactions import Histories
+
+    train = experiment.prepare(DataConfig(str(data)), SplitConfig(split)).split.train
+    family, settings = registry.family(model), registry.make_settings(model, {})
+    size = batching.scoring_chunk(len(train.items))
+    fits, scorings = [], []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        fitted = family.fit(train, settings)
+        jax.block_until_ready(fitted.state())
+        fits.append(time.perf_counter() - start)
+        batch = fitted.encode(Histories(train, None))
+        for first in range(0, len(train.users), size):
+            piece = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], batch)
+            jax.block_until_ready(fitted.scores(piece))
+        scorings.append(time.perf_counter() - start - fits[-1])
+    show(f"{model}, fit", fits[1:])
+    show(f"{model}, encode and score all", scorings[1:])
+
+
 def _peer_epoch(python: Path, folder: Path, batch_size: int, hidden: int, latent_dim: int, count: int) -> float:
     pairs = [f"mlp_hidden_size=[{hidden}]", f"latent_dimension={2 * latent_dim}", "eval_step=1000"]
     options = ["--batch", str(batch_size), "--epochs", str(count), "--patience", "1000", "--set", *pairs]
@@ -173,4 +233,6 @@ def _peer_epoch(python: Path, folder: Path, batch_size: int, hidden: int, latent
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"tables": tables, "epochs": epochs, "command": command})
+    tyro.extras.subcommand_cli_from_dict(
+        {"tables": tables, "epochs": epochs, "run": run, "closed": closed, "command": command}
+    )

@@ -106,6 +106,22 @@ def test_the_benchmark_measures_what_it_names(shop, tmp_path, capsys):
     assert "[1, 3]  n=3" in capsys.readouterr().out
 
 
+def test_the_benchmark_runs_a_whole_fit_and_a_closed_form(shop, capsys):
+    benchmark.run(shop, "ease", ("l2=5",), repeats=2)
+    benchmark.closed(shop, "itemknn", repeats=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "aejax fit --model ease, seconds",
+        "aejax fit --model ease, memory",
+        "itemknn, fit",
+        "itemknn, encode and score all",
+    ]
+    assert [line[-3:] for line in lines] == ["n=2", "n=2", "n=3", "n=3"]
+    assert 0.1 < float(lines[1].split("memory")[1].split()[0]) < 4  # JAX and the run are in it
+    with pytest.raises(SystemExit, match=r"aejax fit .* failed"):
+        benchmark.run(shop, "ease", ("l2=-5",))
+
+
 def test_the_pivot_beside_which_the_matrix_is_measured_holds_the_same_cells(shop):
     lines = datasets.read(shop).interactions
     orders = pd.read_csv(shop / "orders.csv", dtype={"customer_id": str, "lineitem_sku": str})
