@@ -1,6 +1,8 @@
 """Protocols: every one cuts the interactions and returns the one `Split`.
 
 Returns are netted within a part, after the cut: what is sent back later changes nothing that was known before.
+Ages end at the cut as well, in what a model learns from and in what it is given: each customer's own cut, and for a
+customer who has none (nothing is held out) the latest purchase of the part.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Split:
 
     Attributes:
       protocol: its name.
-      train: what a model learns from while choices are made.
+      train: what a model learns from while choices are made, with each customer's cut.
       validation: for every choice.
       test: read once.
       refit: train and validation as one part, for the last fit before test is read; None where there is no refit.
@@ -178,6 +180,11 @@ def _latest(lines: Interactions) -> np.ndarray | None:
     return np.full(len(lines.users), lines.at.max() if len(lines) else np.datetime64(0, "s"))
 
 
+def _known(lines: Interactions, as_of: np.ndarray | None) -> Interactions:
+    """Purchases to learn from, with each customer's cut `[U]`."""
+    return dataclasses.replace(lines, as_of=as_of)
+
+
 def _pairs(lines: Interactions) -> tuple[np.ndarray, np.ndarray]:
     """Distinct user-item pairs, sorted, as `user * I + item`, and each line's position among them."""
     return np.unique(lines.pair, return_inverse=True)
@@ -205,14 +212,15 @@ def _split_users(lines: Interactions, seed: int) -> Split:
     pairs, pair_of_line = _pairs(bought)
     rank, count = _shuffled_rank(pairs // len(bought.items), rng)
     is_target = (rank < np.maximum(1, count // 5))[pair_of_line]
+    as_of = _latest(bought)
     parts = {}
     for name, group in groups.items():
         own = np.isin(bought.user, group)
         parts[name] = held_out(
-            bought.take(own & ~is_target), bought.take(own & is_target), seen=None, as_of=_latest(bought), among=group
+            bought.take(own & ~is_target), bought.take(own & is_target), seen=None, as_of=as_of, among=group
         )
     rest = ~np.isin(bought.user, np.concatenate(list(groups.values())))
-    return Split("users", bought.take(rest), parts[VALIDATION], parts[TEST], None, "")
+    return Split("users", _known(bought.take(rest), as_of), parts[VALIDATION], parts[TEST], None, "")
 
 
 def _split_items(lines: Interactions, seed: int) -> Split:
@@ -233,7 +241,7 @@ def _from_parts(protocol: str, lines: Interactions, part: np.ndarray, repeat: st
     as_of = _latest(train)
     return Split(
         protocol,
-        train,
+        _known(train, as_of),
         held_out(train, validation, seen=None, repeat=repeat, as_of=as_of),
         held_out(train, test, seen=net_returns(lines.take(part != TEST)), repeat=repeat, as_of=as_of),
         None,
@@ -258,10 +266,10 @@ def _split_predefined(lines: Interactions, seed: int, repeat: str) -> Split:
     as_of = _latest(known)
     return Split(
         "predefined",
-        train,
+        _known(train, as_of),
         held_out(train, known.take(carved), seen=None, repeat=repeat, as_of=as_of),
         held_out(known, test, seen=None, repeat=repeat, as_of=as_of),
-        known,
+        _known(known, as_of),
         "",
     )
 
@@ -285,11 +293,11 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
 
     at = lines.at
 
-    def before(moment: np.datetime64) -> Interactions:
-        return net_returns(lines.take(at < moment))
-
     def everyone(moment: np.datetime64) -> np.ndarray:
         return np.full(len(lines.users), moment)
+
+    def before(moment: np.datetime64) -> Interactions:
+        return _known(net_returns(lines.take(at < moment)), everyone(moment))
 
     middle = net_returns(lines.take((lines.at >= validation_from) & (lines.at < test_from)))
     end = net_returns(lines.take(lines.at >= test_from))
@@ -336,16 +344,22 @@ def _split_last_order(lines: Interactions, repeat: str) -> Split:
     known_at_test = np.where(bought, ~is_test, at < test_from[lines.user])
     known_at_validation = np.where(bought, ~is_test & ~is_validation, at < validation_from[lines.user])
     train, refit = net_returns(lines.take(known_at_validation)), net_returns(lines.take(known_at_test))
-    as_of_test = np.where(has_test, test_from, 0).astype("datetime64[s]")
-    as_of_validation = np.where(has_validation, validation_from, 0).astype("datetime64[s]")
+    as_of_validation, as_of_test = _cuts(train, validation_from), _cuts(refit, test_from)
     return Split(
         "last-order",
-        train,
+        _known(train, as_of_validation),
         held_out(train, lines.take(is_validation), seen=None, repeat=repeat, as_of=as_of_validation),
         held_out(refit, lines.take(is_test), seen=None, repeat=repeat, as_of=as_of_test),
-        refit,
+        _known(refit, as_of_test),
         _NOTES["last-order"],
     )
+
+
+def _cuts(known: Interactions, cut_of_user: np.ndarray) -> np.ndarray:
+    """`[U]` datetime64[s]: each user's cut (seconds, the largest int64 for none), or the latest moment in `known`."""
+    latest = known.at.max() if known.at is not None and len(known) else np.datetime64(0, "s")
+    never = cut_of_user == np.iinfo(np.int64).max
+    return np.where(never, latest.astype(np.int64), cut_of_user).astype("datetime64[s]")
 
 
 def _split_reconstruction(lines: Interactions) -> Split:
@@ -356,4 +370,4 @@ def _split_reconstruction(lines: Interactions) -> Split:
     nothing = sp.csr_array(matrix.shape, dtype=np.float32)
     inputs = histories_of(bought, users, None if as_of is None else as_of[users])
     everything = HeldOut(users, inputs, matrix, nothing, len(bought.users) - len(users))
-    return Split("reconstruction", bought, everything, everything, None, _NOTES["reconstruction"])
+    return Split("reconstruction", _known(bought, as_of), everything, everything, None, _NOTES["reconstruction"])

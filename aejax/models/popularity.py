@@ -3,7 +3,7 @@
 The score of a product is the sum of its column of the user-item matrix. With the default, `values=binary`, that is the
 number of customers who bought it: counting customers and not pieces keeps one large buyer from making a product
 popular. With `values=recency` it is recent popularity: each order counts 2^(-age / half_life), its age counting to the
-latest purchase of train.
+latest purchase of train, for what is popular is so by the calendar and not by the customers' own cuts.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Popularity:
 
 def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
     """Sum the columns of the user-item matrix, in float64."""
-    matrix = settings.train_matrix(train)
+    matrix = settings.train_matrix(dataclasses.replace(train, as_of=None))
     popularity = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
     return Popularity(jnp.asarray(popularity, dtype=jnp.float32))
 
