@@ -109,7 +109,7 @@ def check_shares(settings: ValueSettings, *names: str) -> None:
     _check(settings, names, lambda value: 0.0 <= value < 1.0, "0 or more and less than 1")
 
 
-def check_positive(settings: ValueSettings, *names: str) -> None:
+def check_positive(settings: Any, *names: str) -> None:
     """Raises `InputError` where a number is 0 or less, or NaN."""
     _check(settings, names, lambda value: value > 0, "more than 0")
 
@@ -125,7 +125,7 @@ def check_powers(settings: ValueSettings, *names: str) -> None:
     _check(settings, names, lambda value: -MOST_POWER <= value <= MOST_POWER, expected)
 
 
-def _check(settings: ValueSettings, names: Sequence[str], holds: Callable[[float], bool], expected: str) -> None:
+def _check(settings: Any, names: Sequence[str], holds: Callable[[float], bool], expected: str) -> None:
     for name in names:
         value = getattr(settings, name)
         several = value if isinstance(value, tuple) else () if value is None else (value,)

@@ -17,6 +17,10 @@ CUT = "2024-11-01"
 PROTOCOLS = {"last-order": {}, "time": {"cut": CUT}}
 MODELS = {
     "popularity": {"values": "recency", "half_life": 20.0},
+    "popularity-recent": {"half_life": 20.0},
+    "own-frequency": {},
+    "own-recency": {"half_life": 20.0},
+    "last-basket": {},
     "ease": {"values": "recency", "targets": "recency", "half_life": 20.0, "l2": 5.0},
     "itemknn": {"values": "recency", "half_life": 20.0},
 }
