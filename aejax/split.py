@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
 
 import numpy as np
 import scipy.sparse as sp
@@ -62,6 +63,9 @@ class Split:
       test: read once.
       refit: train and validation as one part, for the last fit before test is read; None where there is no refit.
       note: what a reader of the figures must know; empty where there is nothing.
+      tasks: `include` (what is bought next) and `exclude` (what is bought for the first time) -> the test part of that
+        task, `test` among them; empty under a protocol that has one task. Whoever is in `exclude` is in `include`, with
+        the same inputs, and the targets of `exclude` are those of `include` that are not repeats.
     """
 
     protocol: str
@@ -70,6 +74,7 @@ class Split:
     test: HeldOut
     refit: Interactions | None
     note: str
+    tasks: Mapping[str, HeldOut] = dataclasses.field(default_factory=dict)
 
 
 def resolve_protocol(lines: Interactions, protocol: str | None) -> str:
@@ -173,6 +178,15 @@ def held_out(
     )
 
 
+def _tasks(
+    inputs: Interactions, targets: Interactions, *, seen: Interactions | None, as_of: np.ndarray | None
+) -> dict[str, HeldOut]:
+    """`held_out` for both tasks."""
+    return {
+        repeat: held_out(inputs, targets, seen=seen, repeat=repeat, as_of=as_of) for repeat in ("include", "exclude")
+    }
+
+
 def _latest(lines: Interactions) -> np.ndarray | None:
     """`[U]` the latest moment in these lines, for every user alike; None without dates."""
     if lines.at is None:
@@ -239,13 +253,15 @@ def _from_parts(protocol: str, lines: Interactions, part: np.ndarray, repeat: st
     """A split of lines by their part: test sees train, and masks train and validation."""
     train, validation, test = (net_returns(lines.take(part == name)) for name in (TRAIN, VALIDATION, TEST))
     as_of = _latest(train)
+    tasks = _tasks(train, test, seen=net_returns(lines.take(part != TEST)), as_of=as_of)
     return Split(
         protocol,
         _known(train, as_of),
         held_out(train, validation, seen=None, repeat=repeat, as_of=as_of),
-        held_out(train, test, seen=net_returns(lines.take(part != TEST)), repeat=repeat, as_of=as_of),
+        tasks[repeat],
         None,
         "",
+        tasks if protocol == "predefined" else {},
     )
 
 
@@ -264,13 +280,15 @@ def _split_predefined(lines: Interactions, seed: int, repeat: str) -> Split:
     carved = (rank < np.where(count > 1, np.maximum(1, count // 10), 0))[pair_of_line]
     train = known.take(~carved)
     as_of = _latest(known)
+    tasks = _tasks(known, test, seen=None, as_of=as_of)
     return Split(
         "predefined",
         _known(train, as_of),
         held_out(train, known.take(carved), seen=None, repeat=repeat, as_of=as_of),
-        held_out(known, test, seen=None, repeat=repeat, as_of=as_of),
+        tasks[repeat],
         _known(known, as_of),
         "",
+        tasks,
     )
 
 
@@ -302,13 +320,15 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
     middle = net_returns(lines.take((lines.at >= validation_from) & (lines.at < test_from)))
     end = net_returns(lines.take(lines.at >= test_from))
     train, refit = before(validation_from), before(test_from)
+    tasks = _tasks(refit, end, seen=None, as_of=everyone(test_from))
     return Split(
         "time",
         train,
         held_out(train, middle, seen=None, repeat=repeat, as_of=everyone(validation_from)),
-        held_out(refit, end, seen=None, repeat=repeat, as_of=everyone(test_from)),
+        tasks[repeat],
         refit,
         f"test holds the purchases from {test_from} on, validation those from {validation_from}",
+        tasks,
     )
 
 
@@ -345,13 +365,15 @@ def _split_last_order(lines: Interactions, repeat: str) -> Split:
     known_at_validation = np.where(bought, ~is_test & ~is_validation, at < validation_from[lines.user])
     train, refit = net_returns(lines.take(known_at_validation)), net_returns(lines.take(known_at_test))
     as_of_validation, as_of_test = _cuts(train, validation_from), _cuts(refit, test_from)
+    tasks = _tasks(refit, lines.take(is_test), seen=None, as_of=as_of_test)
     return Split(
         "last-order",
         _known(train, as_of_validation),
         held_out(train, lines.take(is_validation), seen=None, repeat=repeat, as_of=as_of_validation),
-        held_out(refit, lines.take(is_test), seen=None, repeat=repeat, as_of=as_of_test),
+        tasks[repeat],
         _known(refit, as_of_test),
         _NOTES["last-order"],
+        tasks,
     )
 
 

@@ -204,6 +204,25 @@ def test_only_random_protocols_heed_the_seed(protocol):
     assert all((first == second) == (protocol not in RANDOM) for first, second in pairwise(results))
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@settings(max_examples=15, deadline=None)
+@given(shops, st.sampled_from(["include", "exclude"]))
+def test_both_tasks_are_there_where_there_are_two(protocol, lines, repeat):
+    if protocol not in REPEAT_PROTOCOLS:
+        assert cut_by(lines, protocol).tasks == {}
+        return
+    result = cut_by(lines, protocol, repeat=repeat)
+    assert result.tasks[repeat] is result.test
+    alone = {name: cut_by(lines, protocol, repeat=name).test for name in ("include", "exclude")}
+    for name, part in result.tasks.items():
+        assert content_of_part(part) == content_of_part(alone[name])
+    wide, narrow = result.tasks["include"], result.tasks["exclude"]
+    # What `evaluate_tasks` rests on: the same inputs, and new targets are targets.
+    assert cells(narrow, "targets") == cells(wide, "targets") - input_pairs(wide)
+    rows = np.searchsorted(wide.users, narrow.users)
+    assert content_of_part(wide.take(rows))[1] == content_of_part(narrow)[1]
+
+
 # users
 
 

@@ -55,13 +55,13 @@ def test_trials_that_differ_in_the_ridge_share_a_factorisation(shop, tmp_path, m
 
 def test_the_test_part_is_not_looked_at(shop, tmp_path, monkeypatch):
     parts = []
-    original = evaluation.chunks
+    original = evaluation.batches
 
     def watched(model, part, size):
         parts.append(part)
         return original(model, part, size)
 
-    monkeypatch.setattr(evaluation, "chunks", watched)
+    monkeypatch.setattr(evaluation, "batches", watched)
     assert run("tune", shop, "--model", "itemknn", "--trials", 3, "--run", tmp_path / "tuned") == 0
     expected = experiment.prepare(DataConfig(str(shop)), SplitConfig()).split.validation
     assert len(parts) == 3
