@@ -296,6 +296,10 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
     if lines.at is None:
         raise InputError("--split time needs order dates (created_at), and these data have none; try --split users")
     first, last = lines.at.min(), lines.at.max()
+    if first == last:
+        raise InputError(
+            f"--split time needs orders of different dates, and all of these are of {first}; try --split users"
+        )
     if cut is not None:
         moment = datetime.datetime.fromisoformat(cut)
         if moment.tzinfo is not None:
@@ -334,9 +338,19 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
 
 def _split_last_order(lines: Interactions, repeat: str) -> Split:
     if lines.order is None:
-        raise InputError("--split last-order needs order ids (order_id), and these data have none; try --split users")
+        instead = "users" if lines.at is None else "time"
+        raise InputError(
+            f"--split last-order needs order ids (order_id), and these data have none; try --split {instead}"
+        )
     if lines.at is None:
-        raise InputError("--split last-order needs order dates (created_at), and these data have none; try users")
+        raise InputError(
+            "--split last-order needs order dates (created_at), and these data have none; try --split users"
+        )
+    if lines.at.min() == lines.at.max():
+        raise InputError(
+            f"--split last-order needs orders of different dates, and all of these are of {lines.at.max()}, so that "
+            "none is the last; try --split users"
+        )
     # An order is one with purchases; a pure return is a note on earlier orders.
     bought = lines.quantity > 0
     moment = np.full(int(lines.order.max(initial=-1)) + 1, np.iinfo(np.int64).min)
@@ -350,6 +364,12 @@ def _split_last_order(lines: Interactions, repeat: str) -> Split:
     place = np.full(len(moment), -1)
     place[orders] = from_last
     has_test, has_validation = sizes >= 2, sizes >= 3
+    if not has_validation.any():
+        raise InputError(
+            f"--split last-order needs customers with two orders, the last for test, and some with three, the one "
+            f"before for validation; of {np.count_nonzero(sizes):,} customers {np.count_nonzero(has_test):,} have two "
+            "or more and none has three; try --split users or time"
+        )
 
     place_of_line = place[lines.order]
     is_test = bought & (place_of_line == 0) & has_test[lines.user]
