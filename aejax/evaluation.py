@@ -6,7 +6,7 @@ Legend: n users of the part, B users of a chunk, I items, K cut-off.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,8 @@ from aejax.split import HeldOut
 VALIDATION_METRIC = "ndcg@100"
 COVERAGE_AT = 10
 RESAMPLES = 1000
+# Of the targets of one kind, repeat or new, which share a list with those of the other.
+KIND_KEYS = ("recall@10", "recall_all@10", "ndcg@10", "ndcg@100", "hit@10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,16 @@ def hits_of(
     return top, ranking.membership(top, targets, scores.shape[1]), jnp.isnan(scores).any()
 
 
-@jax.jit
-def _user_metrics(hits: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
-    return dict(metrics.per_user_metrics(hits, counts))
+@partial(jax.jit, static_argnames="depth")
+def _lists(scores: jax.Array, seen: jax.Array, depth: int) -> tuple[jax.Array, jax.Array]:
+    """Scores `[B, I]`, padded seen items `[B, L]` -> the top items `[B, depth]`, and any NaN."""
+    return ranking.top_k_items(ranking.mask_items(scores, seen), depth)[1], jnp.isnan(scores).any()
+
+
+@partial(jax.jit, static_argnames="items")
+def _user_metrics(top: jax.Array, targets: jax.Array, counts: jax.Array, items: int) -> dict[str, jax.Array]:
+    """Top items `[B, DEPTH]`, padded targets `[B, L]` and their counts `[B]` -> every metric, each `[B]`."""
+    return dict(metrics.per_user_metrics(ranking.membership(top, targets, items), jnp.maximum(counts, 1)))
 
 
 @jax.jit
@@ -91,19 +100,113 @@ class Chunk:
     users: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Where a chunk lies in its part.
+
+    Attributes:
+      start: its first user.
+      stop: behind its last.
+      count: its rows, padding included.
+    """
+
+    start: int
+    stop: int
+    count: int
+
+    def padded(self, matrix: sp.csr_array) -> jax.Array:
+        """CSR `[n, I]` of the part -> the chunk's items `[B, L]`, padded with I."""
+        return jnp.asarray(batching.pad_rows(sp.csr_array(matrix[self.start : self.stop]), rows=self.count).items)
+
+    def counts(self, matrix: sp.csr_array) -> jax.Array:
+        """CSR `[n, I]` of the part -> the chunk's number of items per user `[B]`, 0 for padding."""
+        counts = np.zeros(self.count, dtype=np.int32)
+        counts[: self.stop - self.start] = np.diff(matrix.indptr[self.start : self.stop + 1])
+        return jnp.asarray(counts)
+
+
+def batches(model: Model, part: HeldOut, size: int) -> Iterator[tuple[Any, Rows]]:
+    """The part, encoded, in the fewest chunks of at most `size` users, all of one shape: the last one is filled up."""
+    count = -(-len(part) // -(-len(part) // size))
+    for start in range(0, len(part), count):
+        rows = Rows(start, min(start + count, len(part)), count)
+        yield batching.fill_rows(model.encode(part.inputs.take(rows.start, rows.stop)), count), rows
+
+
 def chunks(model: Model, part: HeldOut, size: int) -> Iterator[Chunk]:
-    """The part in the fewest chunks of at most `size` users, all of one shape: the last one is filled up and masked."""
-    rows = -(-len(part) // -(-len(part) // size))
-    for start in range(0, len(part), rows):
-        stop = min(start + rows, len(part))
+    """`batches` with what is asked of them: seen and targets, masked where the last chunk is filled up."""
+    for batch, rows in batches(model, part, size):
+        counts = rows.counts(part.targets)
+        yield Chunk(batch, rows.padded(part.seen), rows.padded(part.targets), counts, rows.stop - rows.start)
 
-        def padded(matrix: sp.csr_array, start: int = start, stop: int = stop) -> jax.Array:
-            return jnp.asarray(batching.pad_rows(sp.csr_array(matrix[start:stop]), rows=rows).items)
 
-        batch = batching.fill_rows(model.encode(part.inputs.take(start, stop)), rows)
-        counts = np.zeros(rows, dtype=np.int32)
-        counts[: stop - start] = np.diff(part.targets.indptr[start : stop + 1])
-        yield Chunk(batch, padded(part.seen), padded(part.targets), jnp.asarray(counts), stop - start)
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """One list for each user of a part, and the targets that are looked for in it.
+
+    Attributes:
+      seen: `[n, I]` binary CSR, what must not be in the list.
+      targets: name -> `[n, I]` binary CSR; a user may have none.
+    """
+
+    seen: sp.csr_array
+    targets: Mapping[str, sp.csr_array]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """What was found in the lists of an `_Asked`.
+
+    Attributes:
+      first: `[n, COVERAGE_AT]`, the items at the top; I where there is none.
+      values: name of targets -> metric key -> `[n]`; of no meaning for a user without such targets.
+    """
+
+    first: np.ndarray
+    values: dict[str, dict[str, np.ndarray]]
+
+    def coverage(self, users: np.ndarray | slice, items: int) -> float:
+        """The share of the products that stand in the lists of these users."""
+        recommended = np.zeros(items + 1, dtype=bool)
+        recommended[self.first[users]] = True
+        return float(recommended[:items].mean())
+
+
+def _answer(model: Model, part: HeldOut, asked: Mapping[str, _Asked], chunk: int | None) -> dict[str, _Answer]:
+    """Encode and score each user of the part once, and look for all that is asked.
+
+    Raises:
+      InputError: the model scored NaN.
+    """
+    items = part.targets.shape[1]
+    first: dict[str, list[np.ndarray]] = {name: [] for name in asked}
+    values: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {name: [] for name in asked}
+    for batch, rows in batches(model, part, chunk or batching.scoring_chunk(items)):
+        scores = model.scores(batch)
+        users = rows.stop - rows.start
+        for name, one in asked.items():
+            top, any_nan = _lists(scores, rows.padded(one.seen), metrics.DEPTH)
+            found = {
+                kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)
+                for kind, targets in one.targets.items()
+            }
+            top, any_nan, found = jax.device_get((top, any_nan, found))
+            if any_nan:
+                raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
+            first[name].append(top[:users, :COVERAGE_AT])
+            values[name].append(
+                {kind: {key: value[:users] for key, value in of_kind.items()} for kind, of_kind in found.items()}
+            )
+    return {
+        name: _Answer(
+            np.concatenate(first[name]),
+            {
+                kind: {key: np.concatenate([piece[kind][key] for piece in values[name]]) for key in metrics.KEYS}
+                for kind in one.targets
+            },
+        )
+        for name, one in asked.items()
+    }
 
 
 def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evaluation:
@@ -117,23 +220,94 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     Raises:
       InputError: the model scored NaN.
     """
-    items = part.targets.shape[1]
-    pieces: list[dict[str, np.ndarray]] = []
-    recommended = np.zeros(items + 1, dtype=bool)
-    for piece in chunks(model, part, chunk or batching.scoring_chunk(items)):
-        top, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
-        values = _user_metrics(hits, jnp.maximum(piece.counts, 1))
-        top, any_nan, values = jax.device_get((top, any_nan, values))
-        if any_nan:
-            raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
-        recommended[top[: piece.users, :COVERAGE_AT]] = True
-        pieces.append({key: value[: piece.users] for key, value in values.items()})
-    return Evaluation(
-        part.users,
-        {key: np.concatenate([piece[key] for piece in pieces]) for key in metrics.KEYS},
-        float(recommended[:items].mean()),
-        len(unknown_customers(model, part.inputs)),
-    )
+    answer = _answer(model, part, {"": _Asked(part.seen, {"": part.targets})}, chunk)[""]
+    coverage = answer.coverage(slice(None), part.targets.shape[1])
+    return Evaluation(part.users, answer.values[""], coverage, len(unknown_customers(model, part.inputs)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetKind:
+    """What was found of the targets of one kind in lists that are made for all of them.
+
+    Attributes:
+      targets: how many there are.
+      share: of all targets of the task.
+      users: `[m]`, who has such targets.
+      values: key of `KIND_KEYS` -> `[m]`.
+    """
+
+    targets: int
+    share: float
+    users: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEvaluation:
+    """What a model reached in one of the two tasks.
+
+    Attributes:
+      whole: with all targets.
+      repeat_targets: with those that the user had bought before; there are none under `exclude`.
+      new_targets: with the others.
+    """
+
+    whole: Evaluation
+    repeat_targets: TargetKind
+    new_targets: TargetKind
+
+
+def evaluate_tasks(
+    model: Model, tasks: Mapping[str, HeldOut], *, chunk: int | None = None
+) -> dict[str, TaskEvaluation]:
+    """Both tasks of a split (`Split.tasks`), each user encoded and scored once.
+
+    Args:
+      model: a fitted model.
+      tasks: `include` and `exclude`.
+      chunk: the most users scored at once; None: by memory.
+
+    Raises:
+      InputError: the model scored NaN.
+    """
+    wide, narrow = tasks["include"], tasks["exclude"]
+    rows = np.searchsorted(wide.users, narrow.users)  # whoever buys a new product buys one
+    new, seen = (_spread(matrix, rows, len(wide)) for matrix in (narrow.targets, narrow.seen))
+    repeats = sp.csr_array(wide.targets - new)
+    repeats.eliminate_zeros()
+    nothing = sp.csr_array(new.shape, dtype=np.float32)
+    asked = {
+        "include": _Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}),
+        "exclude": _Asked(seen, {"all": new}),
+    }
+    answers = _answer(model, wide, asked, chunk)
+
+    def whole(task: str, own: np.ndarray | slice) -> Evaluation:
+        answer, part = answers[task], tasks[task]
+        values = {key: column[own] for key, column in answer.values["all"].items()}
+        coverage = answer.coverage(own, part.targets.shape[1])
+        return Evaluation(part.users, values, coverage, len(unknown_customers(model, part.inputs)))
+
+    def kind(task: str, name: str, targets: sp.csr_array) -> TargetKind:
+        every = asked[task].targets["all"].nnz
+        own = np.flatnonzero(np.diff(targets.indptr))
+        values = {key: answers[task].values[name][key][own] for key in KIND_KEYS}
+        return TargetKind(targets.nnz, targets.nnz / max(every, 1), wide.users[own], values)
+
+    return {
+        "include": TaskEvaluation(
+            whole("include", slice(None)), kind("include", "repeat", repeats), kind("include", "new", new)
+        ),
+        "exclude": TaskEvaluation(whole("exclude", rows), kind("exclude", "all", nothing), kind("exclude", "all", new)),
+    }
+
+
+def _spread(matrix: sp.csr_array, rows: np.ndarray, count: int) -> sp.csr_array:
+    """CSR `[m, I]` -> `[count, I]` with its rows at `rows`, which increase, and all others empty."""
+    lengths = np.zeros(count, dtype=matrix.indptr.dtype)
+    lengths[rows] = np.diff(matrix.indptr)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return sp.csr_array((matrix.data, matrix.indices, indptr), shape=(count, matrix.shape[1]))
 
 
 def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
@@ -193,3 +367,37 @@ def report_metrics(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     summary = mean_with_interval(evaluation.values)
     summary[f"coverage@{COVERAGE_AT}"] = {"mean": evaluation.coverage, "ci95": None}
     return summary
+
+
+def report_tasks(tasks: Mapping[str, TaskEvaluation], left_out: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """The `tasks` of metrics.json.
+
+    Args:
+      tasks: `include` and `exclude`.
+      left_out: users left out of each.
+
+    Returns:
+      task -> `{"users", "users_left_out", "metrics", "repeat_targets", "new_targets"}`; the last two hold how many
+      `targets` of the kind there are, their `share` of the task's, how many `users` have any, and the `metrics` of
+      `KIND_KEYS` with these alone as targets, over these users, in the task's own lists. Without users there are no
+      metrics.
+    """
+    return {
+        name: {
+            "users": len(task.whole.users),
+            "users_left_out": left_out[name],
+            "metrics": report_metrics(task.whole) if len(task.whole.users) else {},
+            "repeat_targets": _report_kind(task.repeat_targets),
+            "new_targets": _report_kind(task.new_targets),
+        }
+        for name, task in tasks.items()
+    }
+
+
+def _report_kind(kind: TargetKind) -> dict[str, Any]:
+    return {
+        "targets": kind.targets,
+        "share": kind.share,
+        "users": len(kind.users),
+        "metrics": mean_with_interval(kind.values) if len(kind.users) else {},
+    }

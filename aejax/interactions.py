@@ -77,6 +77,8 @@ class Interactions:
       at: `[N]` datetime64[s], UTC; None where the source has no dates.
       part: `[N]` int8, the part that the source's own files assign (0 train, 1 validation, 2 test); None where they
         assign none.
+      as_of: `[U]` datetime64[s], each customer's cut, where these lines are a part to learn from: what ages in the
+        customer's row count to, as they do in the history that a fitted model is given; None: the latest line.
     """
 
     user: np.ndarray
@@ -87,6 +89,7 @@ class Interactions:
     order: np.ndarray | None = None
     at: np.ndarray | None = None
     part: np.ndarray | None = None
+    as_of: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -138,7 +141,7 @@ def histories_of(lines: Interactions, users: np.ndarray, as_of: np.ndarray | Non
     position = np.full(len(lines.users), -1, dtype=np.int32)
     position[users] = np.arange(len(users), dtype=np.int32)
     own = lines.take(position[lines.user] >= 0)
-    own = dataclasses.replace(own, user=position[own.user], users=lines.users.take(users))
+    own = dataclasses.replace(own, user=position[own.user], users=lines.users.take(users), as_of=None)
     return Histories(own.take(np.argsort(own.user, kind="stable")), as_of)
 
 
@@ -225,6 +228,7 @@ def reindex(lines: Interactions, users: np.ndarray, items: np.ndarray) -> Intera
         item=item_position[kept.item],
         users=lines.users.take(users),
         items=lines.items.take(items),
+        as_of=None if lines.as_of is None else lines.as_of[users],
     )
 
 

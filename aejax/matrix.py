@@ -31,7 +31,8 @@ def user_item_matrix(
       lines: purchases of one part, returns already netted.
       values: what a cell holds. `binary`: 1. `quantity`: pieces. `orders`: number of orders. `log1p-quantity`,
         `log1p-orders`: log(1 + that). `recency`: each order counts `2 ** (-age / half_life)`.
-      as_of: `[U]` datetime64[s], the moment each customer's age counts from; None: the latest line of this part.
+      as_of: `[U]` datetime64[s], the moment that ages count to, for each customer; None: the cut that the lines carry
+        (`Interactions.as_of`), or where they carry none their latest line.
       half_life: days after which an order counts half; only `recency` uses it.
 
     Returns:
@@ -44,6 +45,7 @@ def user_item_matrix(
     if values == "recency":
         if lines.at is None:
             raise InputError("--values recency needs order dates (created_at), and these data have none; try orders")
+        as_of = lines.as_of if as_of is None else as_of
         until = as_of[lines.user] if as_of is not None else lines.at.max() if len(lines) else np.datetime64(0, "s")
         age_in_days = (until - lines.at).astype(np.float64) / 86_400.0
         # Never 0: a purchase long ago is still a cell of the matrix.
@@ -71,6 +73,10 @@ def history_matrix(histories: Histories, values: str = "binary", *, half_life: f
 @dataclasses.dataclass(frozen=True)
 class ValueSettings:
     """Settings of every model that reads a user-item matrix: the transform is the same for train and for histories.
+
+    So are ages: a customer's row to learn from is as old as that customer's history would be, counted to the
+    customer's own cut and not to what others bought later. Otherwise a row would shrink with the time since its cut,
+    and a model would learn from values that no history has when it is scored.
 
     Attributes:
       values: value transform, one of `VALUES`.
@@ -103,7 +109,7 @@ def check_shares(settings: ValueSettings, *names: str) -> None:
     _check(settings, names, lambda value: 0.0 <= value < 1.0, "0 or more and less than 1")
 
 
-def check_positive(settings: ValueSettings, *names: str) -> None:
+def check_positive(settings: Any, *names: str) -> None:
     """Raises `InputError` where a number is 0 or less, or NaN."""
     _check(settings, names, lambda value: value > 0, "more than 0")
 
@@ -119,7 +125,7 @@ def check_powers(settings: ValueSettings, *names: str) -> None:
     _check(settings, names, lambda value: -MOST_POWER <= value <= MOST_POWER, expected)
 
 
-def _check(settings: ValueSettings, names: Sequence[str], holds: Callable[[float], bool], expected: str) -> None:
+def _check(settings: Any, names: Sequence[str], holds: Callable[[float], bool], expected: str) -> None:
     for name in names:
         value = getattr(settings, name)
         several = value if isinstance(value, tuple) else () if value is None else (value,)

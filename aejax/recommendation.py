@@ -155,7 +155,8 @@ def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, t
       A frame with the columns `rank, sku, title, score`.
 
     Raises:
-      InputError: the product is unknown, `top` is out of range, or the model scores every customer alike.
+      InputError: the product is unknown, `top` is out of range, or the model scores the other products of every
+        customer alike.
     """
     index = int(lines.items.index([sku])[0])
     if index < 0:
@@ -172,8 +173,12 @@ def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, t
     as_of = None if one.at is None else np.repeat(one.at, len(one.users))
     scores = np.array(model.scores(model.encode(Histories(one, as_of))), dtype=np.float64)
     lift = scores[0] - scores[1]
+    lift[index] = 0.0
     if not np.any(lift):
-        raise InputError("this model scores every customer alike, so it knows no similar products; use another model")
+        raise InputError(
+            "this model scores every customer alike but for what the customer has bought, so it knows no similar "
+            "products; use another model"
+        )
     lift[index] = -np.inf
     order = np.argsort(-lift, kind="stable")[:top]
     return pd.DataFrame(

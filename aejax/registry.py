@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 MODELS = {
     "popularity": "aejax.models.popularity:FAMILY",
+    "popularity-recent": "aejax.models.popularity:RECENT",
+    "own-frequency": "aejax.models.own_history:OWN_FREQUENCY",
+    "own-recency": "aejax.models.own_history:OWN_RECENCY",
+    "last-basket": "aejax.models.own_history:LAST_BASKET",
     "ae": "aejax.models.ae:FAMILY",
     "vae": "aejax.models.vae:FAMILY",
     "autorec": "aejax.models.autorec:FAMILY",

@@ -21,6 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 COLUMNS = ("precision@10", "recall_all@10", "recall@20", "ndcg@10", "ndcg@100", "hit@10", "mrr@10", "coverage@10")
+# Heading -> the task, and in it the kind of targets; empty: all of them.
+TASK_COLUMNS = {
+    "next": ("include", ""),
+    "next, repeat targets": ("include", "repeat_targets"),
+    "next, new targets": ("include", "new_targets"),
+    "first time": ("exclude", ""),
+}
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 BY_CUTOFF = ("recall_all", "precision", "ndcg")
 
@@ -78,7 +85,8 @@ def render(page: Mapping[str, Any]) -> str:
 
     Args:
       page: plain data: `title`, `summary`, `quality`, `protocol`, `repeat`, `users`, `users_left_out`, `note`,
-        `customers`, `products`, `best`, `models`, `logs`, `facts`, `examples`, `environment`.
+        `customers`, `products`, `best`, `models`, `tasks` (those of one of the models; empty where the protocol has
+        one task), `logs`, `facts`, `examples`, `environment`.
 
     Returns:
       One file that needs no other; the same page gives the same bytes.
@@ -95,6 +103,7 @@ def render(page: Mapping[str, Any]) -> str:
     return _template().render(
         page=page,
         columns=COLUMNS,
+        task_columns=TASK_COLUMNS,
         best=_best_of_columns(models),
         styles=styles,
         plots=plots,

@@ -1,12 +1,15 @@
 """Protocols: every one cuts the interactions and returns the one `Split`.
 
 Returns are netted within a part, after the cut: what is sent back later changes nothing that was known before.
+Ages end at the cut as well, in what a model learns from and in what it is given: each customer's own cut, and for a
+customer who has none (nothing is held out) the latest purchase of the part.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
 
 import numpy as np
 import scipy.sparse as sp
@@ -55,11 +58,14 @@ class Split:
 
     Attributes:
       protocol: its name.
-      train: what a model learns from while choices are made.
+      train: what a model learns from while choices are made, with each customer's cut.
       validation: for every choice.
       test: read once.
       refit: train and validation as one part, for the last fit before test is read; None where there is no refit.
       note: what a reader of the figures must know; empty where there is nothing.
+      tasks: `include` (what is bought next) and `exclude` (what is bought for the first time) -> the test part of that
+        task, `test` among them; empty under a protocol that has one task. Whoever is in `exclude` is in `include`, with
+        the same inputs, and the targets of `exclude` are those of `include` that are not repeats.
     """
 
     protocol: str
@@ -68,6 +74,7 @@ class Split:
     test: HeldOut
     refit: Interactions | None
     note: str
+    tasks: Mapping[str, HeldOut] = dataclasses.field(default_factory=dict)
 
 
 def resolve_protocol(lines: Interactions, protocol: str | None) -> str:
@@ -171,11 +178,25 @@ def held_out(
     )
 
 
+def _tasks(
+    inputs: Interactions, targets: Interactions, *, seen: Interactions | None, as_of: np.ndarray | None
+) -> dict[str, HeldOut]:
+    """`held_out` for both tasks."""
+    return {
+        repeat: held_out(inputs, targets, seen=seen, repeat=repeat, as_of=as_of) for repeat in ("include", "exclude")
+    }
+
+
 def _latest(lines: Interactions) -> np.ndarray | None:
     """`[U]` the latest moment in these lines, for every user alike; None without dates."""
     if lines.at is None:
         return None
     return np.full(len(lines.users), lines.at.max() if len(lines) else np.datetime64(0, "s"))
+
+
+def _known(lines: Interactions, as_of: np.ndarray | None) -> Interactions:
+    """Purchases to learn from, with each customer's cut `[U]`."""
+    return dataclasses.replace(lines, as_of=as_of)
 
 
 def _pairs(lines: Interactions) -> tuple[np.ndarray, np.ndarray]:
@@ -205,14 +226,15 @@ def _split_users(lines: Interactions, seed: int) -> Split:
     pairs, pair_of_line = _pairs(bought)
     rank, count = _shuffled_rank(pairs // len(bought.items), rng)
     is_target = (rank < np.maximum(1, count // 5))[pair_of_line]
+    as_of = _latest(bought)
     parts = {}
     for name, group in groups.items():
         own = np.isin(bought.user, group)
         parts[name] = held_out(
-            bought.take(own & ~is_target), bought.take(own & is_target), seen=None, as_of=_latest(bought), among=group
+            bought.take(own & ~is_target), bought.take(own & is_target), seen=None, as_of=as_of, among=group
         )
     rest = ~np.isin(bought.user, np.concatenate(list(groups.values())))
-    return Split("users", bought.take(rest), parts[VALIDATION], parts[TEST], None, "")
+    return Split("users", _known(bought.take(rest), as_of), parts[VALIDATION], parts[TEST], None, "")
 
 
 def _split_items(lines: Interactions, seed: int) -> Split:
@@ -231,13 +253,15 @@ def _from_parts(protocol: str, lines: Interactions, part: np.ndarray, repeat: st
     """A split of lines by their part: test sees train, and masks train and validation."""
     train, validation, test = (net_returns(lines.take(part == name)) for name in (TRAIN, VALIDATION, TEST))
     as_of = _latest(train)
+    tasks = _tasks(train, test, seen=net_returns(lines.take(part != TEST)), as_of=as_of)
     return Split(
         protocol,
-        train,
+        _known(train, as_of),
         held_out(train, validation, seen=None, repeat=repeat, as_of=as_of),
-        held_out(train, test, seen=net_returns(lines.take(part != TEST)), repeat=repeat, as_of=as_of),
+        tasks[repeat],
         None,
         "",
+        tasks if protocol == "predefined" else {},
     )
 
 
@@ -256,13 +280,15 @@ def _split_predefined(lines: Interactions, seed: int, repeat: str) -> Split:
     carved = (rank < np.where(count > 1, np.maximum(1, count // 10), 0))[pair_of_line]
     train = known.take(~carved)
     as_of = _latest(known)
+    tasks = _tasks(known, test, seen=None, as_of=as_of)
     return Split(
         "predefined",
-        train,
+        _known(train, as_of),
         held_out(train, known.take(carved), seen=None, repeat=repeat, as_of=as_of),
-        held_out(known, test, seen=None, repeat=repeat, as_of=as_of),
-        known,
+        tasks[repeat],
+        _known(known, as_of),
         "",
+        tasks,
     )
 
 
@@ -270,6 +296,10 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
     if lines.at is None:
         raise InputError("--split time needs order dates (created_at), and these data have none; try --split users")
     first, last = lines.at.min(), lines.at.max()
+    if first == last:
+        raise InputError(
+            f"--split time needs orders of different dates, and all of these are of {first}; try --split users"
+        )
     if cut is not None:
         moment = datetime.datetime.fromisoformat(cut)
         if moment.tzinfo is not None:
@@ -285,30 +315,42 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
 
     at = lines.at
 
-    def before(moment: np.datetime64) -> Interactions:
-        return net_returns(lines.take(at < moment))
-
     def everyone(moment: np.datetime64) -> np.ndarray:
         return np.full(len(lines.users), moment)
+
+    def before(moment: np.datetime64) -> Interactions:
+        return _known(net_returns(lines.take(at < moment)), everyone(moment))
 
     middle = net_returns(lines.take((lines.at >= validation_from) & (lines.at < test_from)))
     end = net_returns(lines.take(lines.at >= test_from))
     train, refit = before(validation_from), before(test_from)
+    tasks = _tasks(refit, end, seen=None, as_of=everyone(test_from))
     return Split(
         "time",
         train,
         held_out(train, middle, seen=None, repeat=repeat, as_of=everyone(validation_from)),
-        held_out(refit, end, seen=None, repeat=repeat, as_of=everyone(test_from)),
+        tasks[repeat],
         refit,
         f"test holds the purchases from {test_from} on, validation those from {validation_from}",
+        tasks,
     )
 
 
 def _split_last_order(lines: Interactions, repeat: str) -> Split:
     if lines.order is None:
-        raise InputError("--split last-order needs order ids (order_id), and these data have none; try --split users")
+        instead = "users" if lines.at is None else "time"
+        raise InputError(
+            f"--split last-order needs order ids (order_id), and these data have none; try --split {instead}"
+        )
     if lines.at is None:
-        raise InputError("--split last-order needs order dates (created_at), and these data have none; try users")
+        raise InputError(
+            "--split last-order needs order dates (created_at), and these data have none; try --split users"
+        )
+    if lines.at.min() == lines.at.max():
+        raise InputError(
+            f"--split last-order needs orders of different dates, and all of these are of {lines.at.max()}, so that "
+            "none is the last; try --split users"
+        )
     # An order is one with purchases; a pure return is a note on earlier orders.
     bought = lines.quantity > 0
     moment = np.full(int(lines.order.max(initial=-1)) + 1, np.iinfo(np.int64).min)
@@ -322,6 +364,12 @@ def _split_last_order(lines: Interactions, repeat: str) -> Split:
     place = np.full(len(moment), -1)
     place[orders] = from_last
     has_test, has_validation = sizes >= 2, sizes >= 3
+    if not has_validation.any():
+        raise InputError(
+            f"--split last-order needs customers with two orders, the last for test, and some with three, the one "
+            f"before for validation; of {np.count_nonzero(sizes):,} customers {np.count_nonzero(has_test):,} have two "
+            "or more and none has three; try --split users or time"
+        )
 
     place_of_line = place[lines.order]
     is_test = bought & (place_of_line == 0) & has_test[lines.user]
@@ -336,16 +384,24 @@ def _split_last_order(lines: Interactions, repeat: str) -> Split:
     known_at_test = np.where(bought, ~is_test, at < test_from[lines.user])
     known_at_validation = np.where(bought, ~is_test & ~is_validation, at < validation_from[lines.user])
     train, refit = net_returns(lines.take(known_at_validation)), net_returns(lines.take(known_at_test))
-    as_of_test = np.where(has_test, test_from, 0).astype("datetime64[s]")
-    as_of_validation = np.where(has_validation, validation_from, 0).astype("datetime64[s]")
+    as_of_validation, as_of_test = _cuts(train, validation_from), _cuts(refit, test_from)
+    tasks = _tasks(refit, lines.take(is_test), seen=None, as_of=as_of_test)
     return Split(
         "last-order",
-        train,
+        _known(train, as_of_validation),
         held_out(train, lines.take(is_validation), seen=None, repeat=repeat, as_of=as_of_validation),
-        held_out(refit, lines.take(is_test), seen=None, repeat=repeat, as_of=as_of_test),
-        refit,
+        tasks[repeat],
+        _known(refit, as_of_test),
         _NOTES["last-order"],
+        tasks,
     )
+
+
+def _cuts(known: Interactions, cut_of_user: np.ndarray) -> np.ndarray:
+    """`[U]` datetime64[s]: each user's cut (seconds, the largest int64 for none), or the latest moment in `known`."""
+    latest = known.at.max() if known.at is not None and len(known) else np.datetime64(0, "s")
+    never = cut_of_user == np.iinfo(np.int64).max
+    return np.where(never, latest.astype(np.int64), cut_of_user).astype("datetime64[s]")
 
 
 def _split_reconstruction(lines: Interactions) -> Split:
@@ -356,4 +412,4 @@ def _split_reconstruction(lines: Interactions) -> Split:
     nothing = sp.csr_array(matrix.shape, dtype=np.float32)
     inputs = histories_of(bought, users, None if as_of is None else as_of[users])
     everything = HeldOut(users, inputs, matrix, nothing, len(bought.users) - len(users))
-    return Split("reconstruction", bought, everything, everything, None, _NOTES["reconstruction"])
+    return Split("reconstruction", _known(bought, as_of), everything, everything, None, _NOTES["reconstruction"])

@@ -49,6 +49,15 @@ def without(*columns):
     return change
 
 
+def one_day(shop):
+    pd.read_csv(shop / "orders.csv", dtype=str).assign(created_at="2024-01-01").to_csv(shop / "orders.csv", index=False)
+
+
+def first_orders(shop):
+    orders = pd.read_csv(shop / "orders.csv", dtype=str)
+    orders[orders["order_id"].str.endswith("-0")].to_csv(shop / "orders.csv", index=False)
+
+
 def content(file, data):
     return lambda shop: (shop / file).write_bytes(data)
 
@@ -75,6 +84,13 @@ def content(file, data):
         (lambda shop: None, ["--min-customers", 41], ["--min-customers 41"]),
         (without("created_at"), ["--split", "time"], ["--split time", "created_at"]),
         (without("created_at", "order_id"), ["--split", "last-order"], ["--split last-order", "order_id"]),
+        (one_day, ["--split", "time"], ["--split time", "different dates", "2024-01-01", "--split users"]),
+        (one_day, ["--split", "last-order"], ["--split last-order", "different dates", "--split users"]),
+        (
+            first_orders,
+            ["--split", "last-order", "--min-customers", 1],
+            ["of 40 customers 0 have two or more", "--split users"],
+        ),
         (lambda shop: None, ["--set", "values=order"], ['"order"', 'did you mean "orders"']),
         (lambda shop: None, ["--set", "learning_rate=inf"], ["learning_rate", '"inf"', "finite"]),
         (

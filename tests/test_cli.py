@@ -113,6 +113,88 @@ def test_every_output_says_whom_the_model_does_not_know(shop, tmp_path, capsys):
     assert json.loads((out / "comparison.json").read_text())["note"] == f"cdae: {note}"
 
 
+def test_both_tasks_are_reported_whichever_was_asked_for(shop, tmp_path, capsys):
+    found = {}
+    for repeat in ("include", "exclude"):
+        folder = tmp_path / repeat
+        options = ("--split", "last-order", "--repeat", repeat, "--set", "l2=5")
+        assert run("fit", shop, "--model", "ease", *options, "--run", folder) == 0
+        shown = capsys.readouterr().out
+        assert "first time" in shown and f"Every choice was made for --repeat {repeat}." in shown
+        found[repeat] = json.loads((folder / "metrics.json").read_text())
+        assert "What is bought next, and what for the first time" in (folder / "report.html").read_text()
+        assert run("evaluate", folder, "--json", tmp_path / "again.json") == 0
+        assert "They equal those of metrics.json." in capsys.readouterr().out
+        assert (tmp_path / "again.json").read_bytes() == (folder / "metrics.json").read_bytes()
+    # The settings are given and the model is closed, so it is the same one, and so are the figures of both tasks.
+    assert found["include"]["tasks"] == found["exclude"]["tasks"]
+    for repeat, result in found.items():
+        task = result["tasks"][repeat]
+        assert task.keys() == {"users", "users_left_out", "metrics", "repeat_targets", "new_targets"}
+        assert {key: result[key] for key in ("users", "users_left_out", "metrics")} == {
+            key: task[key] for key in ("users", "users_left_out", "metrics")
+        }
+    include, exclude = (found["include"]["tasks"][name] for name in ("include", "exclude"))
+    targets = {kind: include[f"{kind}_targets"]["targets"] for kind in ("repeat", "new")}
+    assert sum(targets.values()) == 80  # of 40 customers, two products in each order
+    assert include["repeat_targets"]["share"] == targets["repeat"] / 80
+    assert exclude["new_targets"]["targets"] == targets["new"]
+    assert exclude["repeat_targets"] == {"targets": 0, "share": 0.0, "users": 0, "metrics": {}}
+
+
+def test_figures_of_a_task_that_differ_are_said_to(shop, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run("fit", shop, "--model", "popularity", "--split", "time", "--run", folder) == 0
+    stored = json.loads((folder / "metrics.json").read_text())
+    stored["tasks"]["include"]["repeat_targets"]["metrics"]["ndcg@10"]["mean"] += 0.25
+    (folder / "metrics.json").write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert run("evaluate", folder) == 0
+    assert "They differ from those of metrics.json by at most 0.25." in capsys.readouterr().out
+    del stored["tasks"]  # a run from before there were tasks
+    (folder / "metrics.json").write_text(json.dumps(stored))
+    assert run("evaluate", folder) == 0
+    assert "They equal those of metrics.json." in capsys.readouterr().out
+
+
+def test_compare_has_both_tasks_of_every_model(shop, tmp_path, capsys):
+    out = tmp_path / "c"
+    options = ("--models", "popularity,own-frequency,multvae", "--split", "time", "--repeat", "include", "--seeds", 2)
+    assert run("compare", shop, *options, "--epochs", 2, "--set", "hidden=8", "latent_dim=4", "--out", out) == 0
+    result = json.loads((out / "comparison.json").read_text())
+    for name, row in result["models"].items():
+        include, exclude = row["tasks"]["include"], row["tasks"]["exclude"]
+        assert include["metrics"] == row["metrics"]
+        assert include["users"] == result["users"] >= exclude["users"] > 0
+        assert ("difference" in include) == (name != "popularity")
+        if name == "own-frequency":  # which is popularity for what is new
+            assert exclude["metrics"] == result["models"]["popularity"]["tasks"]["exclude"]["metrics"]
+            assert exclude["difference"]["metrics"]["ndcg@100"]["mean"] == 0.0
+        if name != "popularity":
+            assert include["difference"]["metrics"] == row["difference"]["metrics"]
+    best = result["best_on_validation"]
+    if best != "multvae":  # whose figures are means over two seeds
+        stored = json.loads((out / "best" / "metrics.json").read_text())["tasks"]
+        for task, row in result["models"][best]["tasks"].items():
+            for kind in ("repeat_targets", "new_targets"):
+                assert {key: row[kind][key] for key in ("targets", "share", "users")} == {
+                    key: stored[task][kind][key] for key in ("targets", "share", "users")
+                }
+    assert "next, repeat" in capsys.readouterr().out
+
+
+def test_one_task_is_one_task(shop, tmp_path, capsys):
+    assert run("fit", shop, "--model", "popularity", "--split", "items", "--run", tmp_path / "run") == 0
+    assert "tasks" not in json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "first time" not in capsys.readouterr().out
+    rows = "".join(f"{user}\t{item}\t{user + item}\n" for user in range(9) for item in range(user % 3, 9))
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + rows)
+    # Each pair stands once in this format: nothing is bought again.
+    assert run("fit", tmp_path / "toy", "--model", "popularity", "--split", "time", "--run", tmp_path / "toy-run") == 0
+    assert "tasks" not in json.loads((tmp_path / "toy-run" / "metrics.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

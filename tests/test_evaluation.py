@@ -154,6 +154,96 @@ def test_one_nan_stops_evaluation_and_makes_the_validation_score_nan(model, part
     assert np.isnan(evaluation.validator(part)(TableModel(table, model.lines)))
 
 
+# Both tasks
+
+
+def repeating(lines: Interactions) -> Interactions:
+    """The tiny shop with a third as many products, so that much is bought again."""
+    return dataclasses.replace(lines, item=lines.item % 10)
+
+
+@pytest.fixture(scope="module", params=["last-order", "time"])
+def tasks(request, tiny_lines):
+    found = split(repeating(tiny_lines), protocol=request.param).tasks
+    assert len(found["include"]) > len(found["exclude"]) > 3
+    return found
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 500])
+def test_both_tasks_at_once_are_each_alone(model, tasks, chunk):
+    result = evaluation.evaluate_tasks(model, tasks, chunk=chunk)
+    assert result.keys() == {"include", "exclude"}
+    for name, part in tasks.items():
+        alone = evaluation.evaluate(model, part)
+        assert result[name].whole.coverage == alone.coverage
+        np.testing.assert_array_equal(result[name].whole.users, alone.users)
+        for key, values in alone.values.items():  # chunks of other sizes sum in another order
+            np.testing.assert_allclose(result[name].whole.values[key], values, rtol=1e-6, err_msg=key)
+
+
+def test_each_customer_is_encoded_and_scored_once(model, tasks, monkeypatch):
+    scored = []
+    original = TableModel.scores
+    monkeypatch.setattr(TableModel, "scores", lambda self, batch: scored.append(len(batch)) or original(self, batch))
+    evaluation.evaluate_tasks(model, tasks)
+    assert scored == [len(tasks["include"])]
+
+
+def test_repeat_and_new_targets_are_counted_apart_in_the_same_lists(model, tasks):
+    result = evaluation.evaluate_tasks(model, tasks)["include"]
+    wide = tasks["include"]
+    bought = {(int(u), int(i)) for u, i in zip(wide.users[wide.inputs.lines.user], wide.inputs.lines.item, strict=True)}
+    found = {"repeat_targets": {}, "new_targets": {}}
+    totals = dict.fromkeys(found, 0)
+    for row, user in enumerate(wide.users.tolist()):
+        top = np.argsort(-model.table[user], kind="stable")[:10].tolist()  # nothing is masked
+        targets = wide.targets[[row]].indices.tolist()
+        for kind in found:
+            own = [item for item in targets if ((user, item) in bought) == (kind == "repeat_targets")]
+            totals[kind] += len(own)
+            if own:
+                found[kind][user] = len(set(top) & set(own)) / len(own)
+    for name, expected in found.items():
+        kind = getattr(result, name)
+        assert kind.values.keys() == set(evaluation.KIND_KEYS)
+        assert kind.users.tolist() == list(expected)
+        np.testing.assert_allclose(kind.values["recall_all@10"], list(expected.values()), rtol=1e-6)
+        assert kind.targets == totals[name]
+        assert kind.share == totals[name] / wide.targets.nnz
+    assert min(totals.values()) > 0
+
+
+def test_the_first_time_has_no_repeats(model, tasks):
+    result = evaluation.evaluate_tasks(model, tasks)["exclude"]
+    assert (result.repeat_targets.targets, result.repeat_targets.share, len(result.repeat_targets.users)) == (0, 0.0, 0)
+    assert (result.new_targets.targets, result.new_targets.share) == (tasks["exclude"].targets.nnz, 1.0)
+    for key in evaluation.KIND_KEYS:
+        np.testing.assert_array_equal(result.new_targets.values[key], result.whole.values[key])
+
+
+def test_a_task_without_anyone_has_no_figures(model, tiny_lines, tasks):
+    """Nobody bought anything new."""
+    wide = tasks["include"]
+    nobody = dataclasses.replace(wide.take(np.arange(0)), left_out=60)
+    result = evaluation.evaluate_tasks(model, {"include": wide, "exclude": nobody})
+    report = evaluation.report_tasks(result, {"include": 0, "exclude": 60})
+    assert (report["exclude"]["users"], report["exclude"]["users_left_out"], report["exclude"]["metrics"]) == (
+        0,
+        60,
+        {},
+    )
+    assert report["exclude"]["new_targets"] == {"targets": 0, "share": 0.0, "users": 0, "metrics": {}}
+    assert report["include"]["repeat_targets"]["share"] == 1.0
+    assert report["include"]["new_targets"]["metrics"] == {}
+
+
+def test_a_nan_stops_both_tasks(model, tasks):
+    table = model.table.copy()
+    table[tasks["include"].users[-1], 0] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        evaluation.evaluate_tasks(TableModel(table, model.lines), tasks)
+
+
 def test_the_interval_contains_the_mean_and_shrinks_with_the_root_of_n():
     values = np.random.default_rng(0).beta(0.5, 2.0, 6400).astype(np.float32)
     widths = {}

@@ -48,13 +48,15 @@ def make_page() -> dict[str, Any]:
         "customers": 1500,
         "products": 9,
         "best": "multvae",
+        "tasks": {},
         "models": {
-            "popularity": {"metrics": metrics(0.2), "validation": 0.19, "settings": {}, "epochs": None},
+            "popularity": {"metrics": metrics(0.2), "validation": 0.19, "settings": {}, "epochs": None, "tasks": {}},
             "multvae": {
                 "metrics": metrics(0.25),
                 "validation": 0.24,
                 "settings": {"hidden": [600, 200], "nested": {"rate": 0.5}},
                 "epochs": 2,
+                "tasks": {},
                 "difference": {"to": "popularity", "metrics": metrics(0.05)},
             },
         },
@@ -227,6 +229,45 @@ def test_repeat_purchases_are_said_to_count():
     assert "could be recommended again, and count" in report.render(make_page() | {"repeat": "include"})
 
 
+def with_tasks(page: dict[str, Any]) -> dict[str, Any]:
+    def kind(targets: int, share: float, level: float) -> dict[str, Any]:
+        return {"targets": targets, "share": share, "users": 9, "metrics": metrics(level) if targets else {}}
+
+    for level, row in zip((0.3, 0.4), page["models"].values(), strict=True):
+        row["tasks"] = {
+            "include": {
+                "users": 1234,
+                "metrics": metrics(level),
+                "repeat_targets": kind(250, 0.25, level + 0.2),
+                "new_targets": kind(750, 0.75, level - 0.2),
+            },
+            "exclude": {
+                "users": 1000,
+                "metrics": metrics(level - 0.1),
+                "repeat_targets": kind(0, 0.0, 0.0),
+                "new_targets": kind(750, 1.0, level - 0.1),
+            },
+        }
+    return page | {"tasks": page["models"]["multvae"]["tasks"]}
+
+
+def test_both_tasks_stand_side_by_side_with_the_share_of_repeats():
+    heading = "What is bought next, and what for the first time"
+    assert heading not in report.render(make_page())
+    text = report.render(with_tasks(make_page()))
+    assert "25.0% of the 1,000 products that the customers bought in the test part, they had bought before." in text
+    cells = row_of(text, heading, "multvae")
+    assert [cell[:6] for cell in cells] == ["0.4000", "0.6000", "0.2000", "0.3000"]
+    assert [cell[:6] for cell in row_of(text, heading, "popularity")] == ["0.3000", "0.5000", "0.1000", "0.2000"]
+
+
+def test_a_task_without_anyone_shows_a_dash():
+    page = with_tasks(make_page())
+    page["models"]["multvae"]["tasks"]["exclude"]["metrics"] = {}
+    cells = row_of(report.render(page), "What is bought next, and what for the first time", "multvae")
+    assert cells[3] == "–"
+
+
 def test_a_leaking_protocol_says_so_before_anything_else():
     text = report.render(make_page() | {"protocol": "reconstruction", "note": "Scored on what it was trained on."})
     note = text.index('class="note leaks"')
@@ -306,7 +347,7 @@ def test_twelve_models_are_told_apart():
 
 def test_forest_puts_the_highest_on_top():
     page = make_page()
-    page["models"]["vae"] = {"metrics": metrics(0.22), "validation": 0.2, "settings": {}, "epochs": None}
+    page["models"]["vae"] = {"metrics": metrics(0.22), "validation": 0.2, "settings": {}, "epochs": None, "tasks": {}}
     assert "multvae 0.2500; vae 0.2200; popularity 0.2000." in report.render(page)
 
 

@@ -204,6 +204,25 @@ def test_only_random_protocols_heed_the_seed(protocol):
     assert all((first == second) == (protocol not in RANDOM) for first, second in pairwise(results))
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@settings(max_examples=15, deadline=None)
+@given(shops, st.sampled_from(["include", "exclude"]))
+def test_both_tasks_are_there_where_there_are_two(protocol, lines, repeat):
+    if protocol not in REPEAT_PROTOCOLS:
+        assert cut_by(lines, protocol).tasks == {}
+        return
+    result = cut_by(lines, protocol, repeat=repeat)
+    assert result.tasks[repeat] is result.test
+    alone = {name: cut_by(lines, protocol, repeat=name).test for name in ("include", "exclude")}
+    for name, part in result.tasks.items():
+        assert content_of_part(part) == content_of_part(alone[name])
+    wide, narrow = result.tasks["include"], result.tasks["exclude"]
+    # What `evaluate_tasks` rests on: the same inputs, and new targets are targets.
+    assert cells(narrow, "targets") == cells(wide, "targets") - input_pairs(wide)
+    rows = np.searchsorted(wide.users, narrow.users)
+    assert content_of_part(wide.take(rows))[1] == content_of_part(narrow)[1]
+
+
 # users
 
 
@@ -486,7 +505,7 @@ def test_a_planted_leak_is_caught():
     [
         ("at", "time", r"--split time needs order dates \(created_at\).*try --split users"),
         ("at", "last-order", r"--split last-order needs order dates \(created_at\)"),
-        ("order", "last-order", r"--split last-order needs order ids \(order_id\).*try --split users"),
+        ("order", "last-order", r"--split last-order needs order ids \(order_id\).*try --split time"),
         ("part", "predefined", "--split predefined needs a split in the data's own files"),
     ],
 )
@@ -513,10 +532,36 @@ def test_users_needs_three_customers():
 
 
 def test_an_empty_part_is_named_with_how_many_were_left_out():
-    lines = shop(0)
-    first = np.unique(lines.user, return_index=True)[1]
+    bought = net_returns(shop(0))
+    again = bought.take(np.repeat(np.flatnonzero(bought.item == 0)[:3], 3))  # nothing is new to anyone
+    lines = dataclasses.replace(again, at=START + np.arange(9).astype("timedelta64[D]"), order=np.arange(9))
+    lines = dataclasses.replace(lines, user=np.repeat(np.arange(3), 3).astype(np.int32))
     with pytest.raises(InputError, match=r"leaves no customer .* in its validation part \(12 were left out\)"):
-        split(lines.take(first), protocol="last-order")
+        split(lines, protocol="last-order")
+
+
+@pytest.mark.parametrize(("orders", "two"), [(1, 0), (2, 11)])
+def test_last_order_says_how_many_customers_have_two_orders(orders, two):
+    lines = shop(0, returns=0)
+    rows = [
+        row
+        for own in last_orders(lines).values()
+        for order in own[:orders]
+        for row in np.flatnonzero(lines.order == order)
+    ]
+    message = rf"of 11 customers {two} have two or more and none has three; try --split users or time"
+    with pytest.raises(InputError, match=message):
+        split(lines.take(np.sort(rows)), protocol="last-order")
+
+
+@pytest.mark.parametrize("protocol", ["time", "last-order"])
+def test_orders_of_one_moment_have_no_later_part(protocol):
+    lines = dataclasses.replace(shop(0), at=np.full(len(shop(0)), day(3)))
+    says = (
+        rf"--split {protocol} needs orders of different dates, and all of these are of 2024-01-04T.*try --split users"
+    )
+    with pytest.raises(InputError, match=says):
+        split(lines, protocol=protocol)
 
 
 def test_an_unknown_protocol_is_a_mistake_of_the_caller():

@@ -55,13 +55,13 @@ def test_trials_that_differ_in_the_ridge_share_a_factorisation(shop, tmp_path, m
 
 def test_the_test_part_is_not_looked_at(shop, tmp_path, monkeypatch):
     parts = []
-    original = evaluation.chunks
+    original = evaluation.batches
 
     def watched(model, part, size):
         parts.append(part)
         return original(model, part, size)
 
-    monkeypatch.setattr(evaluation, "chunks", watched)
+    monkeypatch.setattr(evaluation, "batches", watched)
     assert run("tune", shop, "--model", "itemknn", "--trials", 3, "--run", tmp_path / "tuned") == 0
     expected = experiment.prepare(DataConfig(str(shop)), SplitConfig()).split.validation
     assert len(parts) == 3
@@ -148,26 +148,33 @@ def test_a_ridge_that_fit_would_refuse_fails_its_trial_with_the_same_reason(tmp_
     assert trials[1]["message"] in " ".join(capsys.readouterr().err.split())
 
 
-def test_recency_without_dates_fails_its_trials_and_not_the_search(tmp_path):
-    """Recent popularity is searched beside plain popularity; a LightGCN folder has no dates."""
+@pytest.mark.parametrize(("model", "instead"), [("popularity-recent", "popularity"), ("own-recency", "own-frequency")])
+def test_a_rule_that_needs_dates_is_not_tuned_without(model, instead, tmp_path, capsys):
+    """A LightGCN folder has none."""
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "train.txt").write_text("".join(f"{user} {user % 5} {user % 3 + 5} 8\n" for user in range(30)))
     (folder / "test.txt").write_text("".join(f"{user} {9 + user % 2}\n" for user in range(30)))
-    assert run("tune", folder, "--model", "popularity", "--trials", 6, "--run", tmp_path / "tuned") == 0
+    assert run("tune", folder, "--model", model, "--trials", 2, "--run", tmp_path / "tuned") == 1
+    message = capsys.readouterr().err
+    assert f"model {model} needs order dates (created_at), and these data have none; try --model {instead}" in message
+    assert not (tmp_path / "tuned").exists()
+
+
+@pytest.mark.parametrize("model", ["popularity-recent", "own-recency"])
+def test_the_half_life_of_a_rule_is_tuned(model, shop, tmp_path):
+    options = ("--split", "last-order", "--repeat", "include", "--trials", 4)
+    assert run("tune", shop, "--model", model, *options, "--run", tmp_path / "tuned") == 0
     trials = trials_of(tmp_path / "tuned")
-    assert trials[0]["settings"] == {"values": "binary", "half_life": 180.0}
-    states = {"binary": "complete", "recency": "failed"}
-    assert [trial["state"] for trial in trials] == [states[trial["settings"]["values"]] for trial in trials]
-    failed = [trial for trial in trials if trial["state"] == "failed"]
-    assert failed and all("needs order dates" in trial["message"] for trial in failed)
-    assert json.loads((tmp_path / "tuned" / "settings.json").read_text())["popularity"]["values"] == "binary"
+    assert len({trial["settings"]["half_life"] for trial in trials}) == 4
+    assert all(trial["state"] == "complete" for trial in trials)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--model", "blend"], "model blend has no setting left to tune"),
+        (["--model", "own-frequency"], "model own-frequency has no setting left to tune"),
         (["--model", "ease", "--trials", "0"], "--trials is 0"),
         (["--model", "ease", "--split", "reconstruction"], "no validation part"),
         (["--model", "ease", "--set", "l2=1", "user_power=0"], "no setting left to tune"),

@@ -184,7 +184,7 @@ def fit(
             resume=resume,
             listen=lambda stage, record: progress.epoch(f"{model} {stage}", record),
         )
-    print_metrics(console, {model: result["metrics"]}, result)
+    print_metrics(console, {model: result}, result)
     console.print(f"The run is in {run}; its report is {run / 'report.html'}.")
 
 
@@ -200,7 +200,7 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
     console = make_console()
     loaded = experiment.load_run(run)
     result = experiment.evaluate_run(loaded)
-    print_metrics(console, {loaded.config.model: result["metrics"]}, result)
+    print_metrics(console, {loaded.config.model: result}, result)
     difference = experiment.largest_difference(result, runs.read_json(run / "metrics.json"))
     if difference == 0.0:
         console.print("They equal those of metrics.json.")

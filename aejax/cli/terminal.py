@@ -78,12 +78,12 @@ def _cell(metric: Mapping[str, Any]) -> str:
 
 
 def print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> None:
-    """A row per model, and what the figures are of."""
+    """A row per model, and what the figures are of; where there are two tasks, a row per model of both."""
     from rich.table import Table
 
     table = Table("model", *SHOWN, show_lines=True)
-    for name, metrics in models.items():
-        table.add_row(name, *(_cell(metrics[key]) for key in SHOWN))
+    for name, row in models.items():
+        table.add_row(name, *(_cell(row["metrics"][key]) for key in SHOWN))
     console.print(table)
     console.print(
         f"Protocol {result['protocol']}, repeat purchases {result['repeat']}d: {result['users']:,} customers tested, "
@@ -91,11 +91,42 @@ def print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], res
     )
     if result["note"]:
         console.print(f"Note: {result['note']}.")
+    tasks = {name: row["tasks"] for name, row in models.items() if row.get("tasks")}
+    if tasks:
+        _print_tasks(console, tasks, result)
+
+
+# Heading -> the task, and in it the kind of targets; None: all of them.
+_TASKS = {
+    "next": ("include", None),
+    "next, repeat": ("include", "repeat_targets"),
+    "next, new": ("include", "new_targets"),
+    "first time": ("exclude", None),
+}
+
+
+def _print_tasks(console: Console, models: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+    """ndcg@100 of both tasks, a row per model, and what they are."""
+    from rich.table import Table
+
+    table = Table("ndcg@100", *_TASKS, show_lines=True)
+    for name, tasks in models.items():
+        found = [tasks[task] if kind is None else tasks[task][kind] for task, kind in _TASKS.values()]
+        table.add_row(name, *(_cell(one["metrics"]["ndcg@100"]) if one["metrics"] else "-" for one in found))
+    console.print(table)
+    tasks = next(iter(models.values()))
+    repeat, new = tasks["include"]["repeat_targets"], tasks["include"]["new_targets"]
+    console.print(
+        f"Next: what is bought next, again or for the first time ({tasks['include']['users']:,} customers; "
+        f"{repeat['share']:.1%} of the {repeat['targets'] + new['targets']:,} targets are repeats), and the repeat and "
+        f"the new targets apart, in the same lists. First time: products not bought before "
+        f"({tasks['exclude']['users']:,} customers). Every choice was made for --repeat {result['repeat']}."
+    )
 
 
 def print_comparison(console: Console, result: Mapping[str, Any]) -> None:
     """The table, each model's difference to the first, and what it means to a shop."""
-    print_metrics(console, {name: row["metrics"] for name, row in result["models"].items()}, result)
+    print_metrics(console, result["models"], result)
     for name, row in result["models"].items():
         if "difference" in row:
             difference = row["difference"]["metrics"]["ndcg@100"]

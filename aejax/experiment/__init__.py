@@ -1,7 +1,7 @@
 """Fit, evaluate, compare and recommend: what the command line, the scripts and the README's ten lines all call."""
 
 from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, own_settings, write_comparison
-from aejax.experiment.fitting import Fitted, fit, fit_model, metrics_json
+from aejax.experiment.fitting import Fitted, Tested, evaluate_test, fit, fit_model, metrics_json
 from aejax.experiment.loading import (
     Run,
     evaluate_run,
@@ -19,11 +19,13 @@ __all__ = [
     "Fitted",
     "Prepared",
     "Run",
+    "Tested",
     "Trial",
     "compare",
     "compare_settings",
     "default_run",
     "evaluate_run",
+    "evaluate_test",
     "fit",
     "fit_model",
     "largest_difference",

@@ -13,12 +13,13 @@ import pandas as pd
 from aejax import registry, report, runs
 from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
 from aejax.errors import InputError
-from aejax.evaluation import Evaluation, evaluate, mean_with_interval
-from aejax.experiment.fitting import Fitted, begin_run, finish_run, fit_model, resolved
+from aejax.evaluation import KIND_KEYS, Evaluation, TaskEvaluation, mean_with_interval
+from aejax.experiment.fitting import Fitted, Tested, begin_run, evaluate_test, finish_run, fit_model, resolved
 from aejax.experiment.pages import comparison_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import Hooks
 from aejax.interactions import Dataset
+from aejax.metrics import KEYS
 from aejax.split import resolve_protocol
 
 FIXED_PROTOCOLS = ("last-order", "time", "reconstruction")
@@ -32,7 +33,12 @@ class Trial:
     seed: int
     split_seed: int
     fitted: Fitted
-    evaluation: Evaluation
+    tested: Tested
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """In the comparison's own task."""
+        return self.tested.evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Comparison:
 
     Attributes:
       result: the content of comparison.json.
-      per_user: a row per model, seed, split seed and user, a column per metric.
+      per_user: a row per model, seed, split seed and user, a column per metric, in the comparison's own task.
       prepared: the data and the split of the first split seed.
       best: the trial with the best validation score on the first split seed.
       settings: model -> its settings.
@@ -85,6 +91,7 @@ def compare(
     if split_seeds > 1 and protocol in FIXED_PROTOCOLS:
         raise InputError(f"--split-seeds is {split_seeds}, but --split {protocol} draws nothing; leave it out")
     rows: list[pd.DataFrame] = []
+    task_rows: list[pd.DataFrame] = []
     summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
     notes: dict[str, str] = {}
     logs: dict[str, tuple[Mapping[str, Any], ...]] = {}
@@ -103,8 +110,9 @@ def compare(
 
                 with on_device(device):
                     fitted = fit_model(name, own, prepared.split, seed=seed, hooks=Hooks(heard))
-                    trial = Trial(name, seed, split_seed, fitted, evaluate(fitted.model, prepared.split.test))
+                    trial = Trial(name, seed, split_seed, fitted, evaluate_test(fitted.model, prepared))
                 rows.append(_per_user(trial, prepared))
+                task_rows += _per_user_of_tasks(trial, prepared)
                 summaries[name].append(_trial_summary(trial))
                 if trial.evaluation.note:
                     notes.setdefault(name, f"{name}: {trial.evaluation.note}")
@@ -115,6 +123,11 @@ def compare(
                     best, best_score = trial, score
     assert first is not None and best is not None
     per_user = pd.concat(rows, ignore_index=True)
+    models = _model_rows(per_user, summaries, settings)
+    if task_rows:
+        of_tasks = pd.concat(task_rows, ignore_index=True)
+        for name, tasks in _task_results(of_tasks, summaries, first).items():
+            models[name]["tasks"] = tasks
     result = {
         "data": dataset.format,
         "protocol": first.split.protocol,
@@ -125,7 +138,7 @@ def compare(
         "users": len(set(per_user["customer_id"])),
         "users_left_out": first.split.test.left_out,
         "best_on_validation": best.model,
-        "models": _model_rows(per_user, summaries, settings),
+        "models": models,
     }
     return Comparison(result, per_user, first, best, settings, logs, device)
 
@@ -136,15 +149,77 @@ def _per_user(trial: Trial, prepared: Prepared) -> pd.DataFrame:
     return frame.assign(model=trial.model, seed=trial.seed, split_seed=trial.split_seed)
 
 
+def _per_user_of_tasks(trial: Trial, prepared: Prepared) -> list[pd.DataFrame]:
+    """For each task and its kinds of targets a row per user, a column per metric."""
+    ids = prepared.interactions.users.ids
+    return [
+        pd.DataFrame({"customer_id": ids[found.users], **found.values}).assign(
+            model=trial.model, task=name, kind=kind, split_seed=trial.split_seed
+        )
+        for name, task in trial.tested.tasks.items()
+        for kind, found in (("all", task.whole), ("repeat", task.repeat_targets), ("new", task.new_targets))
+    ]
+
+
 def _trial_summary(trial: Trial) -> dict[str, Any]:
+    tasks = trial.tested.tasks
     return {
         "seed": trial.seed,
         "split_seed": trial.split_seed,
         "epochs": trial.fitted.epochs,
         "validation": {"ndcg@100": trial.fitted.validation},
         "coverage@10": trial.evaluation.coverage,
+        **({"tasks": {name: _task_summary(task) for name, task in tasks.items()}} if tasks else {}),
         "test": {key: float(values.mean(dtype="float64")) for key, values in trial.evaluation.values.items()},
     }
+
+
+def _task_summary(task: TaskEvaluation) -> dict[str, Any]:
+    kinds = {"repeat_targets": task.repeat_targets, "new_targets": task.new_targets}
+    counts = {name: {"targets": kind.targets, "share": kind.share} for name, kind in kinds.items()}
+    return {"coverage@10": task.whole.coverage, **counts}
+
+
+def _task_results(
+    of_tasks: pd.DataFrame, summaries: Mapping[str, list[dict[str, Any]]], prepared: Prepared
+) -> dict[str, dict[str, Any]]:
+    """Model -> its `tasks`, as in metrics.json and with the `difference` to the first model, over seeds and splits as
+    in `_model_rows`.
+    """
+    grouped = of_tasks.groupby(["model", "task", "kind"])
+
+    def means(model: str, task: str, kind: str, keys: Sequence[str]) -> pd.DataFrame:
+        if (model, task, kind) not in grouped.groups:
+            return pd.DataFrame(columns=list(keys))
+        rows = grouped.get_group((model, task, kind))
+        return pd.DataFrame(rows.groupby("customer_id", sort=True)[list(keys)].mean())
+
+    def intervals(frame: pd.DataFrame) -> dict[str, Any]:
+        return mean_with_interval(_columns(frame)) if len(frame) else {}
+
+    reference = next(iter(summaries))
+    results: dict[str, dict[str, Any]] = {}
+    for name, trials in summaries.items():
+        results[name] = {}
+        for task, part in prepared.split.tasks.items():
+            whole = means(name, task, "all", KEYS)
+            coverage = [trial["tasks"][task]["coverage@10"] for trial in trials]
+            result: dict[str, Any] = {
+                "users": len(whole),
+                "users_left_out": part.left_out,
+                "metrics": intervals(whole),
+            }
+            if len(whole):
+                result["metrics"]["coverage@10"] = {"mean": sum(coverage) / len(coverage), "ci95": None}
+            for kind in ("repeat", "new"):
+                found = means(name, task, kind, KIND_KEYS)
+                counts = trials[0]["tasks"][task][f"{kind}_targets"]
+                result[f"{kind}_targets"] = {**counts, "users": len(found), "metrics": intervals(found)}
+            if name != reference:
+                difference = whole - means(reference, task, "all", KEYS)
+                result["difference"] = {"to": reference, "metrics": intervals(difference)}
+            results[name][task] = result
+    return results
 
 
 def _model_rows(
@@ -227,7 +302,7 @@ def _write_comparison(comparison: Comparison, unfinished: Path) -> None:
         comparison.settings[trial.model],
     )
     begin_run(unfinished / "best", config, prepared)
-    finish_run(unfinished / "best", config, prepared, trial.fitted, trial.evaluation)
+    finish_run(unfinished / "best", config, prepared, trial.fitted, trial.tested)
     environment = runs.read_json(unfinished / "best" / "environment.json")
     page = comparison_page(comparison.result, prepared, trial.fitted.model, comparison.logs, environment)
     runs.write_text(unfinished / "report.html", report.render(page))

@@ -12,11 +12,12 @@ from typing import Any
 from aejax import registry, report, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
-from aejax.evaluation import Evaluation, evaluate, report_metrics
+from aejax.evaluation import Evaluation, TaskEvaluation, evaluate, evaluate_tasks, report_metrics, report_tasks
 from aejax.experiment.pages import run_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import EpochListener, Factorised, Fitted, Hooks, fit_alone
 from aejax.interactions import Dataset
+from aejax.models import Model
 from aejax.split import Split
 from aejax.training import Progress
 
@@ -52,16 +53,46 @@ def fit_model(
     return fit_alone(name, settings, parts, seed=seed, hooks=hooks, validated=validated, factorised=factorised)
 
 
-def metrics_json(prepared: Prepared, evaluation: Evaluation) -> dict[str, Any]:
-    """The content of metrics.json: no times in it, so two runs of one seed are byte-identical."""
-    return {
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """What a model reached on test.
+
+    Attributes:
+      evaluation: in the run's own task.
+      tasks: `include` and `exclude`, the same model in both; empty where the protocol has one.
+    """
+
+    evaluation: Evaluation
+    tasks: Mapping[str, TaskEvaluation]
+
+
+def evaluate_test(model: Model, prepared: Prepared) -> Tested:
+    """The test part, and both tasks of it where there are two, each customer scored once."""
+    if not prepared.split.tasks:
+        return Tested(evaluate(model, prepared.split.test), {})
+    tasks = evaluate_tasks(model, prepared.split.tasks)
+    return Tested(tasks[prepared.split_config.repeat].whole, tasks)
+
+
+def metrics_json(prepared: Prepared, tested: Tested) -> dict[str, Any]:
+    """The content of metrics.json: no times in it, so two runs of one seed are byte-identical.
+
+    It has `tasks` where the protocol has two; `metrics` are those of the run's own, on whose validation part every
+    choice was made.
+    """
+    evaluation = tested.evaluation
+    result = {
         "protocol": prepared.split.protocol,
         "users": len(evaluation.users),
         "users_left_out": prepared.split.test.left_out,
         "repeat": prepared.split_config.repeat,
         "note": "; ".join(filter(None, (prepared.split.note, evaluation.note))),
-        "metrics": report_metrics(evaluation),
     }
+    if not tested.tasks:
+        return {**result, "metrics": report_metrics(evaluation)}
+    left_out = {name: part.left_out for name, part in prepared.split.tasks.items()}
+    tasks = report_tasks(tested.tasks, left_out)
+    return {**result, "metrics": tasks[prepared.split_config.repeat]["metrics"], "tasks": tasks}
 
 
 class _SavedProgress:
@@ -143,7 +174,7 @@ def fit(
             hooks=Hooks(both, saved.save, saved.resume),
             validated=False,
         )
-        finish_run(unfinished, config, prepared, fitted, evaluate(fitted.model, prepared.split.test))
+        finish_run(unfinished, config, prepared, fitted, evaluate_test(fitted.model, prepared))
     return runs.read_json(run / "metrics.json")
 
 
@@ -187,9 +218,9 @@ def begin_run(unfinished: Path, config: RunConfig, prepared: Prepared) -> None:
     runs.write_config(unfinished, config)
 
 
-def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: Fitted, evaluation: Evaluation) -> None:
+def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: Fitted, tested: Tested) -> None:
     """What a run still needs: the model's state, the log in order, the figures and the report."""
-    result = metrics_json(prepared, evaluation)
+    result = metrics_json(prepared, tested)
     runs.remove(unfinished / "state")
     runs.save_state(unfinished / "state" / "model", fitted.model.state())
     runs.write_log(unfinished / "log.jsonl", fitted.log)
@@ -201,6 +232,7 @@ def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: 
         "epochs": fitted.epochs or None,
         "users": result["users"],
         "note": result["note"],
+        "tasks": result.get("tasks", {}),
     }
     environment = runs.read_json(unfinished / "environment.json")
     page = run_page(config.model, prepared, fitted.model, row, fitted.log, environment)

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 from aejax import recommendation, registry, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
-from aejax.evaluation import evaluate
-from aejax.experiment.fitting import metrics_json
+from aejax.experiment.fitting import evaluate_test, metrics_json
 from aejax.experiment.preparing import Prepared, prepare_dataset, titles
 from aejax.models import Model
 from aejax.tables import text
@@ -57,7 +56,7 @@ def load_run(run: Path) -> Run:
 
 def evaluate_run(run: Run) -> dict[str, Any]:
     """The content of metrics.json, computed again."""
-    return metrics_json(run.prepared, evaluate(run.model, run.prepared.split.test))
+    return metrics_json(run.prepared, evaluate_test(run.model, run.prepared))
 
 
 def recommend(
@@ -127,12 +126,27 @@ def read_customers(path: Path) -> list[str]:
 
 
 def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """The largest absolute difference between the means of two metrics.json.
+    """The largest absolute difference between the figures of two metrics.json, those of both tasks among them where
+    the other has them.
 
     Raises:
-      InputError: one has no such means.
+      InputError: one has no such figures.
     """
     try:
-        return max(abs(one["metrics"][key]["mean"] - other["metrics"][key]["mean"]) for key in one["metrics"])
+        ours, theirs = ({"metrics": file["metrics"], "tasks": file.get("tasks", {})} for file in (one, other))
+        if not theirs["tasks"]:  # of a run from before there were tasks
+            ours["tasks"] = {}
+        return max(_differences(ours, theirs), default=0.0)
     except (KeyError, TypeError):
         raise InputError("metrics.json of the run is damaged: it has not the figures of a run; fit it again") from None
+
+
+def _differences(one: Any, other: Any) -> Iterator[float]:
+    """Absolute differences between the numbers of two trees of the same form; intervals are left out."""
+    if isinstance(one, Mapping):
+        if one.keys() != other.keys():
+            raise KeyError
+        for key in one.keys() - {"ci95"}:
+            yield from _differences(one[key], other[key])
+    else:
+        yield abs(one - other)

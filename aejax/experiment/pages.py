@@ -24,11 +24,14 @@ def run_page(
     log: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The page of a run: one model, whose `row` holds metrics, validation, settings, epochs, users and note."""
+    """The page of a run: one model, whose `row` holds metrics, validation, settings, epochs, users, note
+    and tasks.
+    """
     return {
         "title": f"{name} on {prepared.data_config.path}",
         "best": name,
         "models": {name: row},
+        "tasks": row["tasks"],
         "logs": {name: _curves(log)},
         "facts": {name: _facts(log)},
         **_shared(prepared, model, row, environment),
@@ -43,11 +46,15 @@ def comparison_page(
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The page of a comparison; its examples are by the model that was best on validation."""
-    models = {name: {**row, "epochs": row["trials"][0]["epochs"] or None} for name, row in result["models"].items()}
+    models = {
+        name: {"tasks": {}, **row, "epochs": row["trials"][0]["epochs"] or None}
+        for name, row in result["models"].items()
+    }
     return {
         "title": f"{', '.join(models)} on {prepared.data_config.path}",
         "best": result["best_on_validation"],
         "models": models,
+        "tasks": next(iter(models.values()))["tasks"],
         "logs": {name: _curves(log) for name, log in logs.items()},
         "facts": {name: _facts(log) for name, log in logs.items()},
         **_shared(prepared, best, result, environment),

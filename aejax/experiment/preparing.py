@@ -66,6 +66,9 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
         cut=split_config.cut,
         repeat=split_config.repeat,
     )
+    if dataset.format != "shop" and split_config.protocol != "predefined":
+        # Each pair stands once, so nothing can be bought again: the first purchases are the one task there is.
+        parts = dataclasses.replace(parts, tasks={})
     return Prepared(dataset, lines, parts, split_config, data)
 
 

@@ -1,28 +1,45 @@
-"""The most popular products: the bar that every other model must clear.
+"""`popularity`, `popularity-recent`: the most popular products, the bar that every other model must clear.
 
 The score of a product is the sum of its column of the user-item matrix. With the default, `values=binary`, that is the
 number of customers who bought it: counting customers and not pieces keeps one large buyer from making a product
-popular. With `values=recency` it is recent popularity: each order counts 2^(-age / half_life), its age counting to the
-latest purchase of train.
+popular. `popularity-recent` is what is popular lately, that sum with `values=recency`: each order counts
+2^(-age / half_life), its age counting to the latest purchase of train, for what is popular is so by the calendar and
+not by the customers' own cuts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings
-from aejax.models import Choice, Family, Range
+from aejax.matrix import ValueSettings, check_positive
+from aejax.models import Family, Range
 
 
 @dataclasses.dataclass(frozen=True)
 class PopularitySettings(ValueSettings):
     """Settings of `popularity`: the value transform of what is summed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecentPopularitySettings:
+    """Settings of `popularity-recent`.
+
+    Attributes:
+      half_life: days after which an order counts half.
+    """
+
+    half_life: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "half_life")
 
 
 @partial(jax.jit, static_argnames="users")
@@ -55,17 +72,31 @@ class Popularity:
 
 def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
     """Sum the columns of the user-item matrix, in float64."""
-    matrix = settings.train_matrix(train)
+    matrix = settings.train_matrix(dataclasses.replace(train, as_of=None))
     popularity = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
     return Popularity(jnp.asarray(popularity, dtype=jnp.float32))
 
 
-def restore(state: dict[str, jax.Array], settings: PopularitySettings, *, items: int) -> Popularity:
+def fit_recent(train: Interactions, settings: RecentPopularitySettings) -> Popularity:
+    """`fit` with orders that count less the older they are.
+
+    Raises:
+      InputError: the data have no dates.
+    """
+    if train.at is None:
+        raise InputError(
+            "model popularity-recent needs order dates (created_at), and these data have none; try --model popularity"
+        )
+    return fit(train, PopularitySettings("recency", settings.half_life))
+
+
+def restore(state: dict[str, jax.Array], settings: Any, *, items: int) -> Popularity:
     """The model whose `state()` that was."""
     del settings, items
     return Popularity(state["popularity"])
 
 
-# Without dates a trial with recency fails, which `tune` records; the others stand.
-SEARCH = {"values": Choice(("binary", "recency")), "half_life": Range(2.0, 1000.0, log=True)}
-FAMILY = Family(PopularitySettings, SEARCH, fit, restore, is_network=False)
+FAMILY = Family(PopularitySettings, {}, fit, restore, is_network=False)
+RECENT = Family(
+    RecentPopularitySettings, {"half_life": Range(2.0, 1000.0, log=True)}, fit_recent, restore, is_network=False
+)
