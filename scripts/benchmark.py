@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -170,19 +169,23 @@ def run(data: tyro.conf.Positional[Path], model: str = "ease", set: tuple[str, .
       set: its settings, key=value.
       repeats: fresh processes.
     """
-    figures: list[tuple[float, float]] = []
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as scratch:
-            call = [str(Path(sys.executable).with_name("aejax")), "fit", str(data), "--model", model]
-            start = time.perf_counter()
-            child = subprocess.Popen([*call, "--run", f"{scratch}/run", "--set", *set], stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
-            if child.returncode:
-                raise SystemExit(f"{' '.join(call)} failed; what it said stands above")
-            figures.append((time.perf_counter() - start, usage.ru_maxrss / 2**20))
+    figures = [in_fresh_process("whole_run", str(data.resolve()), model, *set) for _ in range(repeats)]
     show(f"aejax fit --model {model}, seconds", [seconds for seconds, _ in figures])
     show(f"aejax fit --model {model}, memory", [gigabytes for _, gigabytes in figures], "GiB")
+
+
+def whole_run(folder: str, model: str, *settings: str) -> tuple[float, float]:
+    """Seconds, imports included, and the most GiB of a fit in this process."""
+    start = time.perf_counter()
+    from aejax import cli
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            cli.main(["fit", folder, "--model", model, "--run", f"{scratch}/run", "--set", *settings])
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    return time.perf_counter() - start, peak_megabytes() / 1024
 
 
 def closed(data: tyro.conf.Positional[Path], model: str = "ease", split: str = "items", repeats: int = 5) -> None:

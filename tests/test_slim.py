@@ -152,7 +152,8 @@ def test_what_does_not_fit_is_refused_before_it_is_tried(tiny_lines, monkeypatch
 def test_the_memory_that_is_asked_for_is_what_dense_weights_take(monkeypatch):
     """The arrays of the host alone, P among them: those of a block stay with the device."""
     monkeypatch.setattr(slim, "BLOCK", 16)
-    monkeypatch.setattr(slim.solve, "BLOCK", 40)
+    for name in ("BLOCK", "LEAST", "PIECE"):
+        monkeypatch.setattr(slim.solve, name, 40)
     bought = np.random.default_rng(0).uniform(size=(50, 400)) < 0.3
     user, item = np.nonzero(bought)
     lines = Interactions(
