@@ -4,6 +4,8 @@ import dataclasses
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,10 +13,13 @@ from aejax import experiment, registry, runs
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
 from aejax.evaluation import evaluate, validator
-from aejax.experiment import blending
-from aejax.experiment.blending import BlendSettings, find_weights
+from aejax.experiment import blending, weighing
+from aejax.experiment.blending import BlendSettings
+from aejax.experiment.weighing import find_weights, learn_gate
+from aejax.interactions import Interactions, Vocabulary
 from aejax.models import unknown_customers
-from aejax.models.blend import Blend, standardise
+from aejax.models.blend import Blend, Gate, GateWeights, OwnBatch, gated, standardise
+from aejax.split import held_out
 from tests.shops import run, write_shop
 
 
@@ -144,7 +149,7 @@ def test_weights_may_come_from_some_of_the_customers(parts, monkeypatch):
     models = [Noisy(part, 0.4, 1), Noisy(part, 50.0, 2)]
     encoded, encode = [], Noisy.encode
     monkeypatch.setattr(Noisy, "encode", lambda model, some: encoded.append(some) or encode(model, some))
-    monkeypatch.setattr(blending, "CELLS", 5 * part.targets.shape[1])
+    monkeypatch.setattr(weighing, "CELLS", 5 * part.targets.shape[1])
     weights = find_weights(models, part)
     assert weights[0] > weights[1]
     asked = np.concatenate([histories.lines.users.ids for histories in encoded[::2]])
@@ -205,9 +210,161 @@ def test_in_a_comparison_a_part_has_the_settings_that_it_has_beside_the_blend():
     assert found["blend"].of("itemknn").shrink == 7.0
 
 
+def some_gate(rng, parts=2, features=3):
+    """Weights of a gate, `[2, P]`, `[2, P]` and `[2, 1 + F]`."""
+    shapes = (2, parts), (2, parts), (2, 1 + features)
+    return GateWeights(*(jnp.asarray(rng.normal(size=shape), dtype=jnp.float32) for shape in shapes))
+
+
+def some_own(rng, batch=3, items=7, length=4, features=3):
+    """What three customers bought: two, none and four of seven products."""
+    rows = [np.sort(rng.choice(items, count, replace=False)) for count in (2, 0, 4)]
+    padded = np.stack([np.pad(row, (0, length - len(row)), constant_values=items) for row in rows])
+    cells = rng.normal(size=(batch, length, features)) * (padded < items)[..., None]
+    return OwnBatch(padded, cells.astype(np.float32), rng.normal(size=batch).astype(np.float32))
+
+
+def test_gated_scores_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    weights, own = some_gate(rng), some_own(rng)
+    scores = rng.normal(size=(2, 3, 7)).astype(np.float32)
+    found = np.asarray(gated(scores, own, weights))
+    of_parts, of_own, of_features = (np.asarray(leaf, dtype=float) for leaf in weights)
+    for user in range(3):
+        activity = np.array([1.0, own.activity[user]])
+        for item in range(7):
+            expected = sum(activity @ of_parts[:, part] * scores[part, user, item] for part in range(2))
+            place = np.flatnonzero(own.items[user] == item)
+            if len(place):
+                expected += sum(activity @ of_own[:, part] * scores[part, user, item] for part in range(2))
+                expected += activity @ of_features @ np.append(1.0, own.features[user, place[0]])
+            assert found[user, item] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_candidates_keep_the_scores_and_the_targets_of_the_first_products(monkeypatch):
+    monkeypatch.setattr(weighing, "CANDIDATES", 4)
+    rng = np.random.default_rng(1)
+    weights, own, fixed = some_gate(rng), some_own(rng), jnp.array([0.3, 0.7])
+    scores = rng.normal(size=(2, 3, 7)).astype(np.float32)
+    seen = np.array([[0, 7], [7, 7], [1, 2]])
+    targets = np.array([[1, 2, 7], [0, 7, 7], [3, 4, 5]])
+    example = weighing.Example(*map(jnp.asarray, (scores,)), own, seen, targets, jnp.array([2, 1, 3]))
+    narrow = jax.jit(weighing._candidates.__wrapped__)(example, fixed)
+    whole, found = np.asarray(gated(scores, own, weights)), np.asarray(gated(narrow.scores, narrow.own, weights))
+    blended = np.einsum("pbi,p->bi", scores, fixed)
+    for user in range(3):
+        free = [item for item in range(7) if item not in seen[user]]
+        first = sorted(free, key=lambda item: -blended[user, item])[:4]
+        np.testing.assert_allclose(found[user], whole[user, first], rtol=1e-5)
+        expected = [item in targets[user] for item in first]
+        assert np.asarray(narrow.is_target)[user, : len(first)].tolist() == expected
+        assert np.asarray(narrow.is_open)[user].all()
+
+
+def two_kinds_of_customers():
+    """60 customers of 20 products: who has many orders buys the same again, who has few buys something new."""
+    rng = np.random.default_rng(0)
+    rows, later = [], []
+    for user in range(60):
+        many = user // 2 % 2
+        own = rng.choice(20, 4, replace=False)
+        rows += [(user, item, user * 10 + order, 10 * order) for order in range(6 if many else 1) for item in own]
+        later += [(user, item) for item in (own[:2] if many else np.setdiff1d(np.arange(20), own)[:2])]
+    user, item, order, day = (np.array(column, dtype=np.int32) for column in zip(*rows, strict=True))
+    names = [Vocabulary.of(f"{kind}{n:02d}" for n in range(count)) for kind, count in (("u", 60), ("i", 20))]
+    lines = Interactions(
+        user,
+        item,
+        np.ones(len(user), np.int32),
+        *names,
+        order=order,
+        at=day.astype("datetime64[D]").astype("datetime64[s]"),
+    )
+    user, item = (np.array(column, dtype=np.int32) for column in zip(*later, strict=True))
+    targets = Interactions(user, item, np.ones(len(user), np.int32), *names)
+    as_of = np.full(60, np.datetime64(70 * 86_400, "s"))
+    return lines, held_out(lines, targets, seen=None, repeat="include", as_of=as_of)
+
+
+class Again:
+    """Scores a customer's own products above, or with -1 below, all others, with noise."""
+
+    def __init__(self, part, sign, seed):
+        own = np.zeros(part.targets.shape)
+        own[part.inputs.lines.user, part.inputs.lines.item] = 1.0
+        self.table = sign * own + np.random.default_rng(seed).normal(0, 0.1, own.shape)
+        self.ids = part.inputs.lines.users.ids
+
+    def encode(self, histories):
+        return np.searchsorted(self.ids, histories.lines.users.ids)
+
+    def scores(self, batch):
+        return jnp.asarray(self.table[batch], dtype=jnp.float32)
+
+
+def test_a_gate_weighs_what_is_bought_again_by_how_active_the_customer_is():
+    lines, part = two_kinds_of_customers()
+    models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
+    weights = find_weights(models, part)
+    fixed = validator(part, once=True)(Blend(models, weights, [0, 1]))
+    learned = learn_gate(models, weights, lines, part)
+    blend = Blend(models, weights, [0, 1], learned.gate)
+    # One weight for all cannot be right for both halves of the customers.
+    assert learned.validation > fixed + 0.05
+    assert validator(part, once=True)(blend) > fixed + 0.05
+    restored = Gate.restore(jax.tree.map(np.asarray, learned.gate.state()))
+    again = Blend(models, weights, [0, 1], restored)
+    np.testing.assert_array_equal(again.scores(again.encode(part.inputs)), blend.scores(blend.encode(part.inputs)))
+
+
+def test_what_a_gate_is_worth_comes_from_customers_that_it_has_not_learned_from(monkeypatch):
+    lines, part = two_kinds_of_customers()
+    learned_from, scored = [], []
+    learn, ndcg = weighing._learn, weighing._ndcg
+    monkeypatch.setattr(
+        weighing, "_learn", lambda some, start: learned_from.append(some.is_target.any(axis=1)) or learn(some, start)
+    )
+    monkeypatch.setattr(weighing, "_ndcg", lambda weights, example: scored.append(example) or ndcg(weights, example))
+    models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
+    learn_gate(models, [0.5, 0.5], lines, part)
+    for half, other in zip(learned_from[:2], scored, strict=True):
+        assert half.sum() == 30 and not (half & (other.counts > 0)).any()
+    assert learned_from[2].sum() == 60  # the gate that is kept learns from everyone
+
+
+def test_a_gated_run_is_read_back_and_follows_the_rhythm_of_the_refit(shop, tmp_path):
+    options = ("--model", "blend", "--set", "parts=ease,own-recency", "--split", "last-order", "--repeat", "include")
+    assert run("fit", shop, *options, "--set", "gate=true", "--run", tmp_path / "run") == 0
+    (record,) = [line for line in runs.read_log(tmp_path / "run" / "log.jsonl") if line["stage"] == "blend"]
+    assert 0 < record["with_gate"] == record["validation"] != record["without_gate"]
+    assert run("evaluate", tmp_path / "run", "--json", tmp_path / "again.json") == 0
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "run" / "metrics.json").read_bytes()
+    split = experiment.prepare(DataConfig(str(shop)), SplitConfig("last-order", repeat="include")).split
+    settings = BlendSettings(parts=("ease", "own-recency"), gate=True)
+    blend = experiment.fit_model("blend", settings, split, seed=0).model
+    np.testing.assert_array_equal(blend.gate.rhythm.interval, blending.rhythm.rhythm_of(split.refit).interval)
+    assert not np.array_equal(blend.gate.rhythm.interval, blending.rhythm.rhythm_of(split.train).interval)
+
+
+def test_a_gate_is_kept_where_it_is_better_and_not_asked_for_without_dates(parts, monkeypatch):
+    real = weighing.learn_gate
+    settings = BlendSettings(parts=("ease", "own-frequency"))
+    for worth, kept in ((2.0, True), (0.0, False)):
+        monkeypatch.setattr(blending, "learn_gate", lambda *given, worth=worth: real(*given)._replace(validation=worth))
+        fitted = experiment.fit_model("blend", settings, parts, seed=0)
+        assert (fitted.model.gate is not None) is kept and (fitted.validation == worth) is kept
+    monkeypatch.setattr(blending, "learn_gate", None)
+    experiment.fit_model("blend", dataclasses.replace(settings, gate=False), parts, seed=0)
+    dateless = dataclasses.replace(parts, train=dataclasses.replace(parts.train, at=None, as_of=None))
+    experiment.fit_model("blend", settings, dateless, seed=0)
+    with pytest.raises(InputError, match="order ids and dates"):
+        experiment.fit_model("blend", dataclasses.replace(settings, gate=True), dateless, seed=0)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"parts": ("ease", "gfcf"), "weights": (1.0, 1.0), "gate": True}, "leave one of them out"),
         ({"parts": ("ease",)}, "expected two or more different models"),
         ({"parts": ("ease", "ease")}, "expected two or more different models"),
         ({"parts": ("ease", "blend")}, "expected two or more different models"),

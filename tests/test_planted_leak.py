@@ -23,6 +23,7 @@ MODELS = {
     "last-basket": {},
     "ease": {"values": "recency", "targets": "recency", "half_life": 20.0, "l2": 5.0},
     "itemknn": {"values": "recency", "half_life": 20.0},
+    "blend": {"parts": ("ease", "own-recency"), "gate": True},
 }
 NETWORK = {"values": "recency", "half_life": 20.0, "hidden": (4,), "latent_dim": 2, "epochs": 1}
 

@@ -5,6 +5,10 @@
 The parts take their own settings from FILE. They are fitted on train alone, weighed on validation, and those with a
 weight above 0 are fitted again on all that the protocol allows, with the weights fixed. A blend that is below its best
 part on validation is that part alone; the log says so.
+
+Where orders have dates, a gate is learned as well: weights that depend on how active the customer is, on whether the
+customer has bought the product before, and on that product's rhythm (`aejax.models.blend`). It is kept where it is
+above the fixed weights on validation, each half of the customers with what was learned on the other half.
 """
 
 from __future__ import annotations
@@ -13,21 +17,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from aejax import batching, evaluation, metrics, registry
+from aejax import evaluation, registry, rhythm
 from aejax.errors import InputError
 from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit, select, tell
+from aejax.experiment.weighing import find_weights, learn_gate
 from aejax.models import Family, Model
-from aejax.models.blend import Blend, standardise
-from aejax.split import HeldOut, Split
-
-# Scores of one part that the search holds: 2^26 cells, 256 MiB.
-CELLS = 2**26
-FACTORS = (0.0, 0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
-ROUNDS = 8
+from aejax.models.blend import Blend, Gate
+from aejax.split import Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +35,13 @@ class BlendSettings:
     Attributes:
       parts: names of the models.
       weights: of the parts, 0 for one left out; None: from validation.
+      gate: weights that depend on the customer and the product; None: where they are better on validation.
       settings: part -> its own settings; defaults where it has none.
     """
 
     parts: tuple[str, ...] = ("ease", "gfcf", "multvae")
     weights: tuple[float, ...] | None = None
+    gate: bool | None = None
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +63,8 @@ class BlendSettings:
                 f"weights is {','.join(map(str, self.weights))}; expected {len(self.parts)} numbers of 0 or more, not "
                 "all 0, one for each of parts"
             )
+        if self.gate:
+            raise InputError("gate is true, and weights are given; a gate learns its own: leave one of them out")
 
     def of(self, part: str) -> Any:
         """The settings of a part."""
@@ -74,6 +76,11 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
 
     Where the weights are given and their score is not asked for, each part is fitted as it would be alone.
     """
+    if settings.gate and not rhythm.is_timed(parts.train):
+        raise InputError(
+            "gate is true, which needs order ids and dates (order_id, created_at), and these data have none; leave it "
+            "out"
+        )
     hooks_of = {name: dataclasses.replace(hooks, prefix=f"{name} ") for name in settings.parts}
     given = settings.weights
     names = [name for number, name in enumerate(settings.parts) if given is None or given[number] > 0]
@@ -96,8 +103,14 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
         best = max(alone, key=alone.__getitem__)
         weights, score = [float(name == best) for name in names], alone[best]
     kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if weight > 0]
+    gate, worth = None, {}
+    if given is None and settings.gate is not False and rhythm.is_timed(parts.train):
+        learned = learn_gate(models, weights, parts.train, parts.validation)
+        worth = {"with_gate": learned.validation, "without_gate": score}
+        if settings.gate or learned.validation > score:
+            gate, score, kept = learned.gate, learned.validation, list(zip(names, weights, strict=True))
     weighed = dict(zip(names, map(float, weights), strict=True))
-    tell("blend", {"weights": weighed, "validation": score, "parts": alone}, hooks)
+    tell("blend", {"weights": weighed, "validation": score, **worth, "parts": alone}, hooks)
     models = [selected[name].model for name, _ in kept]
     if parts.refit is not None:
         selected.clear()
@@ -105,65 +118,20 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
         for name, _ in kept:
             own = settings.of(name)
             models.append(refit(name, own, parts.refit, epochs[name], seed=seed, hooks=hooks_of[name]))
-    blend = _blend(settings, [name for name, _ in kept], models, [weight for _, weight in kept])
+        if gate is not None:
+            gate = dataclasses.replace(gate, rhythm=rhythm.rhythm_of(parts.refit))
+    blend = _blend(settings, [name for name, _ in kept], models, [weight for _, weight in kept], gate)
     return Fitted(blend, score, max(epochs.values()), tuple(hooks.log))
 
 
-def _blend(settings: BlendSettings, names: Sequence[str], models: Sequence[Model], weights: Sequence[float]) -> Blend:
-    return Blend(models, weights, [settings.parts.index(name) for name in names])
-
-
-@jax.jit
-def _ndcg(scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array) -> jax.Array:
-    """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
-    blended = jnp.einsum("pni,p->ni", scores, weights, precision="highest")
-    _, hits, _ = evaluation.hits_of(blended, seen, targets, metrics.DEPTH)
-    return evaluation.total_ndcg(hits, counts)
-
-
-def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
-    """Weights that add up to 1, by coordinate ascent of NDCG@100 on the part's customers, or on as many of them, spread
-    evenly, as memory holds.
-    """
-    items = part.targets.shape[1]
-    count = min(len(part), max(1, CELLS // items))
-    some = part.take(np.unique(np.linspace(0, len(part) - 1, count).round().astype(int)))
-    together = Blend(models, [1.0] * len(models), range(len(models)))
-    scored = [
-        (jnp.stack([standardise(model.scores(own)) for model, own in zip(models, piece.batch, strict=True)]), piece)
-        for piece in evaluation.chunks(together, some, batching.scoring_chunk(items))
-    ]
-
-    def score(weights: np.ndarray) -> float:
-        at = jnp.asarray(weights, dtype=jnp.float32)
-        totals = [_ndcg(stack, at, piece.seen, piece.targets, piece.counts) for stack, piece in scored]
-        return float(jax.device_get(jnp.stack(totals).sum())) / len(some)
-
-    starts = [*np.eye(len(models)), np.full(len(models), 1.0 / len(models))]
-    best, weights = max(((score(start), start) for start in starts), key=lambda found: found[0])
-    for _ in range(ROUNDS):
-        before = best
-        for part_number in range(len(models)):
-            for changed in _changes(weights, part_number):
-                found = score(changed)
-                # Of equals the one with a part fewer.
-                if found > best or (found == best and np.count_nonzero(changed) < np.count_nonzero(weights)):
-                    best, weights = found, changed
-        if best == before:
-            break
-    return tuple(float(weight) for weight in weights)
-
-
-def _changes(weights: np.ndarray, part: int) -> list[np.ndarray]:
-    """The weights with one of them changed, adding up to 1; a part with none is given some."""
-    values = weights[part] * np.array(FACTORS) if weights[part] else weights.max() * np.array([0.1, 0.3, 1.0])
-    changes = []
-    for value in values:
-        changed = weights.copy()
-        changed[part] = value
-        if changed.sum() > 0:
-            changes.append(changed / changed.sum())
-    return changes
+def _blend(
+    settings: BlendSettings,
+    names: Sequence[str],
+    models: Sequence[Model],
+    weights: Sequence[float],
+    gate: Gate | None = None,
+) -> Blend:
+    return Blend(models, weights, [settings.parts.index(name) for name in names], gate)
 
 
 def _restore(state: Mapping[str, Any], settings: BlendSettings, *, items: int) -> Model:
@@ -173,7 +141,8 @@ def _restore(state: Mapping[str, Any], settings: BlendSettings, *, items: int) -
     for number, position in enumerate(positions):
         name = settings.parts[position]
         models.append(registry.family(name).restore(state[str(number)], settings.of(name), items=items))
-    return Blend(models, [float(weight) for weight in np.asarray(state["weights"])], positions)
+    gate = Gate.restore(state["gate"]) if "gate" in state else None
+    return Blend(models, [float(weight) for weight in np.asarray(state["weights"])], positions, gate)
 
 
 FAMILY = Family(BlendSettings, {}, fit_blend, _restore, is_network=True, fits_split=True)

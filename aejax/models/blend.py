@@ -1,15 +1,26 @@
-"""The weighted sum of several models' scores, each standardised per customer. It knows no model by name."""
+"""The weighted sum of several models' scores, each standardised per customer. It knows no model by name.
+
+Without a gate the weights are the same for all customers and products. With one they depend on how active the customer
+is, on whether the customer has bought the product before, and on that product's rhythm: what is bought again and what
+is bought for the first time then compete in one list. With the standardised scores `s_p` of the parts, `a = (1, log
+orders)` of the customer and `f = (1, features)` of a product bought before (`aejax.rhythm`), the score of a product is
+
+    sum_p (a . A_p) s_p  +  [bought before] ( sum_p (a . B_p) s_p  +  a' C f ),
+
+a logit: its softmax over the products that may be recommended is the share of the next purchases that each is given.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aejax import batching, rhythm
 from aejax.interactions import Histories
 from aejax.models import Model, unknown_customers
 
@@ -25,37 +36,135 @@ def standardise(scores: jax.Array) -> jax.Array:
     return centred / jnp.maximum(deviation, tiny)
 
 
+class GateWeights(NamedTuple):
+    """What a gate learns.
+
+    Attributes:
+      parts: A, `[2, P]`.
+      own: B, `[2, P]`, added for products bought before.
+      features: C, `[2, 1 + F]`.
+    """
+
+    parts: jax.Array
+    own: jax.Array
+    features: jax.Array
+
+
+class OwnBatch(NamedTuple):
+    """What the gate is asked about B customers.
+
+    Attributes:
+      items: `[B, L]` int32, products bought before, padded with I.
+      features: `[B, L, F]` float32 of them, standardised.
+      activity: `[B]` float32, standardised.
+    """
+
+    items: jax.Array
+    features: jax.Array
+    activity: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """Weights that depend on the customer and on what the customer has bought.
+
+    Attributes:
+      weights: what was learned.
+      rhythm: of the products, from the purchases that the parts were fitted on.
+      centre: `[F + 1]`, means of the features and of the activity where the weights were learned.
+      spread: `[F + 1]`, their deviations.
+    """
+
+    weights: GateWeights
+    rhythm: rhythm.Rhythm
+    centre: np.ndarray
+    spread: np.ndarray
+
+    def encode(self, histories: Histories) -> OwnBatch:
+        """Histories of n customers -> a padded batch on the host."""
+        own = rhythm.own_products(histories, self.rhythm)
+        features = (own.features - self.centre[:-1]) / self.spread[:-1]
+        padded = batching.pad_rows(own.orders)
+        count = np.diff(own.orders.indptr)
+        row = np.repeat(np.arange(len(count)), count)
+        column = np.arange(len(row)) - np.repeat(own.orders.indptr[:-1], count)
+        cells = np.zeros((*padded.items.shape, features.shape[1]), dtype=np.float32)
+        cells[row, column] = features
+        activity = ((own.activity - self.centre[-1]) / self.spread[-1]).astype(np.float32)
+        return OwnBatch(padded.items, cells, activity)  # pyright: ignore[reportArgumentType] (host until jitted)
+
+    def state(self) -> dict[str, Any]:
+        """What a run stores."""
+        own = {"centre": self.centre, "spread": self.spread}
+        return {"weights": self.weights._asdict(), "rhythm": self.rhythm._asdict(), **own}
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Gate:
+        """The gate whose `state()` that was."""
+        read = rhythm.Rhythm(**{name: np.asarray(array) for name, array in state["rhythm"].items()})
+        centre, spread = np.asarray(state["centre"]), np.asarray(state["spread"])
+        return cls(GateWeights(**state["weights"]), read, centre, spread)
+
+
+def gated(scores: Sequence[jax.Array] | jax.Array, own: OwnBatch, weights: GateWeights) -> jax.Array:
+    """Standardised scores of P parts, each `[B, I]`, and what was bought before -> logits `[B, I]`."""
+    activity = jnp.stack([jnp.ones_like(own.activity), own.activity], axis=1)
+    rows = jnp.arange(own.items.shape[0])[:, None]
+    of_parts, of_own = activity @ weights.parts, activity @ weights.own
+    scores = [jnp.asarray(score) for score in scores]
+    total = sum(of_parts[:, number, None] * score for number, score in enumerate(scores))
+    more = sum(
+        of_own[:, number, None] * score.at[rows, own.items].get(mode="fill", fill_value=0.0)
+        for number, score in enumerate(scores)
+    )
+    of_features = activity @ weights.features
+    more += of_features[:, :1] + jnp.einsum("blf,bf->bl", own.features, of_features[:, 1:])
+    return jnp.asarray(total).at[rows, own.items].add(more, mode="drop")
+
+
+_gated = jax.jit(gated)
+
+
 @dataclasses.dataclass(frozen=True)
 class Blend:
     """Fitted models with their weights.
 
     Attributes:
       models: the parts that count.
-      weights: of each, above 0.
+      weights: of each, above 0; not used where there is a gate.
       positions: of each in the list of all parts.
+      gate: weights that depend on the customer and the product; None: they do not.
     """
 
     models: Sequence[Model]
     weights: Sequence[float]
     positions: Sequence[int]
+    gate: Gate | None = None
 
     def encode(self, histories: Histories) -> tuple[Any, ...]:
-        """Histories of n customers -> every part's batch."""
-        return tuple(model.encode(histories) for model in self.models)
+        """Histories of n customers -> every part's batch, and the gate's where there is one."""
+        own = () if self.gate is None else (self.gate.encode(histories),)
+        return (*(model.encode(histories) for model in self.models), *own)
 
     def unknown(self, histories: Histories) -> np.ndarray:
         """Histories of n customers -> the positions of those whom a part does not know."""
         return np.unique(np.concatenate([unknown_customers(model, histories) for model in self.models]))
 
+    def scores_of_parts(self, batch: tuple[Any, ...]) -> list[jax.Array]:
+        """Every part's batch of B customers -> their standardised scores `[B, I]`."""
+        own = batch[: len(self.models)]
+        return [standardise(model.scores(one)) for model, one in zip(self.models, own, strict=True)]
+
     def scores(self, batch: tuple[Any, ...]) -> jax.Array:
         """Every part's batch of B customers -> scores `[B, I]`, higher is better."""
-        parts = [
-            weight * standardise(model.scores(own))
-            for model, weight, own in zip(self.models, self.weights, batch, strict=True)
-        ]
+        scores = self.scores_of_parts(batch)
+        if self.gate is not None:
+            return _gated(scores, batch[-1], self.gate.weights)
+        parts = [weight * score for weight, score in zip(self.weights, scores, strict=True)]
         return jnp.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
     def state(self) -> dict[str, Any]:
-        """What a run stores of it: the weights and positions, and each part's state by its number."""
+        """What a run stores of it: the weights and positions, each part's state by its number, and the gate's."""
         states = {str(number): model.state() for number, model in enumerate(self.models)}
-        return {"weights": np.asarray(self.weights), "positions": np.asarray(self.positions), **states}
+        own = {} if self.gate is None else {"gate": self.gate.state()}
+        return {"weights": np.asarray(self.weights), "positions": np.asarray(self.positions), **states, **own}

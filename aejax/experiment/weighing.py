@@ -1,0 +1,251 @@
+"""What a blend learns on validation: a weight for each part, or a gate, whose weights depend on the customer and on
+what the customer has bought.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jax.flatten_util import ravel_pytree
+
+from aejax import batching, evaluation, metrics, ranking, rhythm
+from aejax.interactions import Interactions
+from aejax.models import Model
+from aejax.models.blend import Blend, Gate, GateWeights, OwnBatch, gated
+from aejax.split import HeldOut
+
+# Scores of one part that are held: 2^26 cells, 256 MiB.
+CELLS = 2**26
+FACTORS = (0.0, 0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
+ROUNDS = 8
+# Ridge on a gate's weights, beside the mean negative log-likelihood of a customer.
+RIDGE = 1e-3
+STEPS = 100
+# Products of a customer that a gate learns from: the first so many by the fixed weights. What stands behind them is out
+# of a list's reach, and a likelihood of it would outweigh the order of the first.
+CANDIDATES = 256
+
+
+def _as_many_as_fit(part: HeldOut) -> HeldOut:
+    """The part, or of its customers as many, spread evenly, as `CELLS` holds the scores of."""
+    count = min(len(part), max(1, CELLS // part.targets.shape[1]))
+    return part.take(np.unique(np.linspace(0, len(part) - 1, count).round().astype(int)))
+
+
+@jax.jit
+def _ndcg_of_weights(
+    scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array
+) -> jax.Array:
+    """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
+    blended = jnp.einsum("pni,p->ni", scores, weights, precision="highest")
+    _, hits, _ = evaluation.hits_of(blended, seen, targets, metrics.DEPTH)
+    return evaluation.total_ndcg(hits, counts)
+
+
+def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
+    """Weights that add up to 1, by coordinate ascent of NDCG@100 on the part's customers, or on as many of them, spread
+    evenly, as memory holds.
+    """
+    some = _as_many_as_fit(part)
+    together = Blend(models, [1.0] * len(models), range(len(models)))
+    scored = [
+        (jnp.stack(together.scores_of_parts(piece.batch)), piece)
+        for piece in evaluation.chunks(together, some, batching.scoring_chunk(part.targets.shape[1]))
+    ]
+
+    def score(weights: np.ndarray) -> float:
+        at = jnp.asarray(weights, dtype=jnp.float32)
+        totals = [_ndcg_of_weights(stack, at, piece.seen, piece.targets, piece.counts) for stack, piece in scored]
+        return float(jax.device_get(jnp.stack(totals).sum())) / len(some)
+
+    starts = [*np.eye(len(models)), np.full(len(models), 1.0 / len(models))]
+    best, weights = max(((score(start), start) for start in starts), key=lambda found: found[0])
+    for _ in range(ROUNDS):
+        before = best
+        for part_number in range(len(models)):
+            for changed in _changes(weights, part_number):
+                found = score(changed)
+                # Of equals the one with a part fewer.
+                if found > best or (found == best and np.count_nonzero(changed) < np.count_nonzero(weights)):
+                    best, weights = found, changed
+        if best == before:
+            break
+    return tuple(float(weight) for weight in weights)
+
+
+def _changes(weights: np.ndarray, part: int) -> list[np.ndarray]:
+    """The weights with one of them changed, adding up to 1; a part with none is given some."""
+    values = weights[part] * np.array(FACTORS) if weights[part] else weights.max() * np.array([0.1, 0.3, 1.0])
+    changes = []
+    for value in values:
+        changed = weights.copy()
+        changed[part] = value
+        if changed.sum() > 0:
+            changes.append(changed / changed.sum())
+    return changes
+
+
+class Example(NamedTuple):
+    """Customers of the validation part, scored.
+
+    Attributes:
+      scores: `[P, B, I]`, standardised, of the parts.
+      own: what the customers have bought.
+      seen: `[B, L]` items padded with I, what must not be recommended.
+      targets: `[B, L]` items padded with I.
+      counts: `[B]`, number of targets, 0 for padding.
+    """
+
+    scores: jax.Array
+    own: OwnBatch
+    seen: jax.Array
+    targets: jax.Array
+    counts: jax.Array
+
+
+class Candidates(NamedTuple):
+    """The C products of n customers that a gate learns from.
+
+    Attributes:
+      scores: `[P, n, C]`, standardised, of the parts.
+      own: which of them the customers have bought, by their place among the C.
+      is_open: `[n, C]`, may be recommended.
+      is_target: `[n, C]`.
+    """
+
+    scores: jax.Array
+    own: OwnBatch
+    is_open: jax.Array
+    is_target: jax.Array
+
+
+class LearnedGate(NamedTuple):
+    """A gate and what it is worth.
+
+    Attributes:
+      gate: learned on all customers.
+      validation: mean NDCG@100 of the customers, each half of them with a gate learned on the other half.
+    """
+
+    gate: Gate
+    validation: float
+
+
+def learn_gate(models: Sequence[Model], weights: Sequence[float], train: Interactions, part: HeldOut) -> LearnedGate:
+    """Maximum likelihood of a gate: each customer's targets are drawn from the softmax of the candidates' logits.
+
+    Args:
+      models: fitted on `train`.
+      weights: fixed ones of the models, which choose the candidates.
+      train: with orders and dates.
+      part: whose targets are learned from; of many customers as many as memory is given to.
+    """
+    some = _as_many_as_fit(part)
+    start = _start(train, some, len(models))
+    blend = Blend(models, [1.0] * len(models), range(len(models)), start)
+    size = batching.scoring_chunk(part.targets.shape[1])
+    examples = [
+        Example(jnp.stack(blend.scores_of_parts(piece.batch)), piece.batch[-1], piece.seen, piece.targets, piece.counts)
+        for piece in evaluation.chunks(blend, some, size)
+    ]
+    fixed = jnp.asarray(weights, dtype=jnp.float32)
+    pieces = [_candidates(example, fixed) for example in examples]
+    candidates = Candidates(
+        jnp.concatenate([piece.scores for piece in pieces], axis=1),
+        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(piece.own for piece in pieces)),
+        jnp.concatenate([piece.is_open for piece in pieces]),
+        jnp.concatenate([piece.is_target for piece in pieces]),
+    )
+    which = np.concatenate([np.arange(len(example.counts)) % 2 for example in examples])[:, None]
+    crossed = 0.0
+    for half in (0, 1):
+        learned = _learn(candidates._replace(is_target=candidates.is_target & (which == half)), start.weights)
+        crossed += sum(float(_ndcg(learned, _half(example, 1 - half))) for example in examples)
+    return LearnedGate(dataclasses.replace(start, weights=_learn(candidates, start.weights)), crossed / len(some))
+
+
+def _start(train: Interactions, part: HeldOut, parts: int) -> Gate:
+    """A gate that gives every part the same weight, with the features' scales."""
+    read = rhythm.rhythm_of(train)
+    own = rhythm.own_products(part.inputs, read)
+    columns = (*own.features.T, own.activity)
+    centre = np.array([column.mean() if len(column) else 0.0 for column in columns], dtype=np.float32)
+    spread = np.array([column.std() if len(column) else 1.0 for column in columns], dtype=np.float32)
+    weights = GateWeights(
+        jnp.zeros((2, parts)).at[0].set(1.0 / parts),
+        jnp.zeros((2, parts)),
+        jnp.zeros((2, 1 + len(rhythm.FEATURES))),
+    )
+    return Gate(weights, read, centre, np.where(spread > 0, spread, 1.0).astype(np.float32))
+
+
+def _half(example: Example, which: int) -> Example:
+    """The same with every other customer's targets taken away."""
+    is_in = jnp.arange(len(example.counts)) % 2 == which
+    return example._replace(
+        targets=jnp.where(is_in[:, None], example.targets, example.scores.shape[2]),
+        counts=jnp.where(is_in, example.counts, 0),
+    )
+
+
+@jax.jit
+def _candidates(example: Example, weights: jax.Array) -> Candidates:
+    """The first `CANDIDATES` products of each customer by fixed weights `[P]` of the parts."""
+    count = example.scores.shape[2]
+    rows = jnp.arange(example.scores.shape[1])[:, None]
+    blended = jnp.einsum("pni,p->ni", example.scores, weights, precision="highest")
+    _, items = ranking.top_k_items(ranking.mask_items(blended, example.seen), min(CANDIDATES, count))
+    own, places = example.own, jnp.arange(items.shape[1])[None, :]
+    length = own.items.shape[1]
+    numbers = jnp.full((len(rows), count), length).at[rows, own.items].set(jnp.arange(length)[None, :], mode="drop")
+    of_own = numbers.at[rows, items].get(mode="fill", fill_value=length)
+    return Candidates(
+        example.scores.at[:, rows, items].get(mode="fill", fill_value=0.0),
+        own._replace(
+            items=jnp.where(of_own < length, places, items.shape[1]),
+            features=own.features.at[rows, of_own].get(mode="fill", fill_value=0.0),
+        ),
+        items < count,
+        ranking.membership(items, example.targets, count),
+    )
+
+
+@jax.jit
+@partial(jax.value_and_grad, argnums=0)
+def _loss(weights: GateWeights, candidates: Candidates) -> jax.Array:
+    """Negative log-likelihood of a target, mean over a customer's and then over the customers that have any."""
+    logits = jnp.where(candidates.is_open, gated(candidates.scores, candidates.own, weights), -jnp.inf)
+    share = jnp.where(candidates.is_target, jax.nn.log_softmax(logits, axis=1), 0.0)
+    targets = candidates.is_target.sum(axis=1)
+    return -(share.sum(axis=1) / jnp.maximum(targets, 1)).sum() / jnp.maximum((targets > 0).sum(), 1)
+
+
+def _learn(candidates: Candidates, start: GateWeights) -> GateWeights:
+    """The weights of the least loss, from `start`, by L-BFGS."""
+    origin, unravel = ravel_pytree(start)
+
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        loss, gradient = _loss(unravel(jnp.asarray(point, dtype=jnp.float32)), candidates)
+        slope = np.asarray(ravel_pytree(gradient)[0], dtype=np.float64)
+        return float(loss) + RIDGE * np.square(point).sum(), slope + 2 * RIDGE * point
+
+    options: dict[str, Any] = {"maxiter": STEPS}
+    found = scipy.optimize.minimize(
+        objective, np.asarray(origin, dtype=np.float64), jac=True, method="L-BFGS-B", options=options
+    )
+    return unravel(jnp.asarray(found.x, dtype=jnp.float32))
+
+
+@jax.jit
+def _ndcg(weights: GateWeights, example: Example) -> jax.Array:
+    _, hits, _ = evaluation.hits_of(
+        gated(example.scores, example.own, weights), example.seen, example.targets, metrics.DEPTH
+    )
+    return evaluation.total_ndcg(hits, example.counts)
