@@ -70,7 +70,7 @@ def upcf_slowly(
 ) -> list[float]:
     scores = [0.0] * ITEMS
     bought = set().union(*baskets)
-    for name, theirs in {**train, customer: baskets}.items():
+    for theirs in {**train, customer: baskets}.values():
         other = set().union(*theirs)
         cosine = len(bought & other) / (len(bought) ** settings.alpha * len(other) ** (1 - settings.alpha))
         for item, share in enumerate(popularity_slowly(theirs, settings)):
@@ -133,9 +133,7 @@ def test_orders_are_counted_from_the_last(rows, dated):
     end = {}
     for row, key in enumerate(zip(user, order, strict=True)):
         end[key] = max(end.get(key, (-1, -1)), (day[row] if dated else row, key[1]))
-    expected = [
-        sum(end[other] > end[u, o] for other in end if other[0] == u) for u, o in zip(user, order, strict=True)
-    ]
+    expected = [sum(end[other] > end[u, o] for other in end if other[0] == u) for u, o in zip(user, order, strict=True)]
     assert orders_since(lines).tolist() == expected
 
 
@@ -145,9 +143,7 @@ def test_the_own_row_in_train_is_not_a_neighbour(settings, tiny_lines):
     parts = split(tiny_lines, protocol="last-order", repeat="include")
     user = parts.test.users[3]
     alone = histories_of(tiny_lines, np.array([user]))
-    model, without = (
-        fitted(settings, train) for train in (parts.refit, parts.refit.take(parts.refit.user != user))
-    )
+    model, without = (fitted(settings, train) for train in (parts.refit, parts.refit.take(parts.refit.user != user)))
     np.testing.assert_allclose(scores_of(model, alone), scores_of(without, alone), rtol=1e-6)
     namesake = dataclasses.replace(alone, lines=dataclasses.replace(alone.lines, users=Vocabulary.of(["another"])))
     assert np.abs(scores_of(model, namesake) - scores_of(model, alone)).max() > 1e-3

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aejax import batching, evaluation, metrics, registry
+from aejax import batching, evaluation, registry
 from aejax.errors import InputError
 from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit, select, tell
 from aejax.models import Family, Model
@@ -117,8 +117,8 @@ def _blend(settings: BlendSettings, names: Sequence[str], models: Sequence[Model
 def _ndcg(scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array) -> jax.Array:
     """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
     blended = jnp.einsum("pni,p->ni", scores, weights, precision="highest")
-    _, hits, _ = evaluation.hits_of(blended, seen, targets, metrics.DEPTH)
-    return evaluation.total_ndcg(hits, counts)
+    top, _ = evaluation.lists_of(blended, seen)
+    return evaluation.total_ndcg(top, targets, counts, blended.shape[1])
 
 
 def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
