@@ -195,7 +195,7 @@ def test_without_dates_the_rows_are_in_time_and_without_orders_there_is_none(set
         (TIFUKNNSettings, {"alpha": float("nan")}, "alpha is nan"),
         (UPCFSettings, {"recency": 0}, "recency is 0"),
         (UPCFSettings, {"alpha": 2.0}, "alpha is 2.0; expected 0 to 1"),
-        (UPCFSettings, {"locality": -1.0}, "locality is -1.0; expected 0 or more"),
+        (UPCFSettings, {"locality": 0.0}, "locality is 0.0; expected more than 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(kind, changes, says):

@@ -35,7 +35,7 @@ import scipy.sparse as sp
 
 from aejax.batching import Batch, pad_rows
 from aejax.interactions import Histories, Interactions, Vocabulary, orders_since
-from aejax.matrix import check_counts, check_fractions, check_not_negative, from_state, scale_rows, to_state
+from aejax.matrix import check_counts, check_fractions, check_positive, from_state, scale_rows, to_state
 from aejax.models import Family, Range, require_column
 from aejax.sparse_weights import scores_of
 
@@ -96,7 +96,7 @@ class UPCFSettings:
     def __post_init__(self) -> None:
         check_counts(self, "recency")
         check_fractions(self, "alpha")
-        check_not_negative(self, "locality")
+        check_positive(self, "locality")
 
     def rows(self, lines: Interactions) -> sp.csr_array:
         """Purchases -> UP@r of their customers `[U, I]`, float32 CSR: with a cell, which may hold 0, for each product
