@@ -23,8 +23,6 @@ from aejax.split import HeldOut
 VALIDATION_METRIC = "ndcg@100"
 COVERAGE_AT = 10
 RESAMPLES = 1000
-# Of the targets of one kind, repeat or new, which share a list with those of the other.
-KIND_KEYS = ("recall@10", "recall_all@10", "ndcg@10", "ndcg@100", "hit@10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +52,10 @@ class Evaluation:
         )
 
 
-@partial(jax.jit, static_argnames="depth")
-def hits_of(
-    scores: jax.Array, seen: jax.Array, targets: jax.Array, depth: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores `[B, I]`, padded seen and target items `[B, L]` -> the top items, which of them hit, and any NaN."""
-    _, top = ranking.top_k_items(ranking.mask_items(scores, seen), depth)
-    return top, ranking.membership(top, targets, scores.shape[1]), jnp.isnan(scores).any()
-
-
-@partial(jax.jit, static_argnames="depth")
-def _lists(scores: jax.Array, seen: jax.Array, depth: int) -> tuple[jax.Array, jax.Array]:
-    """Scores `[B, I]`, padded seen items `[B, L]` -> the top items `[B, depth]`, and any NaN."""
-    return ranking.top_k_items(ranking.mask_items(scores, seen), depth)[1], jnp.isnan(scores).any()
+@jax.jit
+def lists_of(scores: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Scores `[B, I]`, padded seen items `[B, L]` -> the top items `[B, DEPTH]`, and whether any score is NaN."""
+    return ranking.top_k_items(ranking.mask_items(scores, seen), metrics.DEPTH)[1], jnp.isnan(scores).any()
 
 
 @partial(jax.jit, static_argnames="items")
@@ -75,10 +64,10 @@ def _user_metrics(top: jax.Array, targets: jax.Array, counts: jax.Array, items: 
     return dict(metrics.per_user_metrics(ranking.membership(top, targets, items), jnp.maximum(counts, 1)))
 
 
-@jax.jit
-def total_ndcg(hits: jax.Array, counts: jax.Array) -> jax.Array:
-    """Sum of NDCG@100 over the users; padding has no target, so no hit, and adds 0."""
-    return metrics.ndcg_at_k(hits, jnp.maximum(counts, 1), 100).sum()
+@partial(jax.jit, static_argnames="items")
+def total_ndcg(top: jax.Array, targets: jax.Array, counts: jax.Array, items: int) -> jax.Array:
+    """The same -> the sum of NDCG@100; padding has no target, so no hit, and adds 0."""
+    return metrics.ndcg_at_k(ranking.membership(top, targets, items), jnp.maximum(counts, 1), 100).sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +130,7 @@ def chunks(model: Model, part: HeldOut, size: int) -> Iterator[Chunk]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
+class Asked:
     """One list for each user of a part, and the targets that are looked for in it.
 
     Attributes:
@@ -154,8 +143,8 @@ class _Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Answer:
-    """What was found in the lists of an `_Asked`.
+class Answer:
+    """What was found in the lists of an `Asked`.
 
     Attributes:
       first: `[n, COVERAGE_AT]`, the items at the top; I where there is none.
@@ -172,7 +161,7 @@ class _Answer:
         return float(recommended[:items].mean())
 
 
-def _answer(model: Model, part: HeldOut, asked: Mapping[str, _Asked], chunk: int | None) -> dict[str, _Answer]:
+def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int | None) -> dict[str, Answer]:
     """Encode and score each user of the part once, and look for all that is asked.
 
     Raises:
@@ -185,7 +174,7 @@ def _answer(model: Model, part: HeldOut, asked: Mapping[str, _Asked], chunk: int
         scores = model.scores(batch)
         users = rows.stop - rows.start
         for name, one in asked.items():
-            top, any_nan = _lists(scores, rows.padded(one.seen), metrics.DEPTH)
+            top, any_nan = lists_of(scores, rows.padded(one.seen))
             found = {
                 kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)
                 for kind, targets in one.targets.items()
@@ -198,7 +187,7 @@ def _answer(model: Model, part: HeldOut, asked: Mapping[str, _Asked], chunk: int
                 {kind: {key: value[:users] for key, value in of_kind.items()} for kind, of_kind in found.items()}
             )
     return {
-        name: _Answer(
+        name: Answer(
             np.concatenate(first[name]),
             {
                 kind: {key: np.concatenate([piece[kind][key] for piece in values[name]]) for key in metrics.KEYS}
@@ -220,94 +209,9 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     Raises:
       InputError: the model scored NaN.
     """
-    answer = _answer(model, part, {"": _Asked(part.seen, {"": part.targets})}, chunk)[""]
-    coverage = answer.coverage(slice(None), part.targets.shape[1])
-    return Evaluation(part.users, answer.values[""], coverage, len(unknown_customers(model, part.inputs)))
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetKind:
-    """What was found of the targets of one kind in lists that are made for all of them.
-
-    Attributes:
-      targets: how many there are.
-      share: of all targets of the task.
-      users: `[m]`, who has such targets.
-      values: key of `KIND_KEYS` -> `[m]`.
-    """
-
-    targets: int
-    share: float
-    users: np.ndarray
-    values: dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskEvaluation:
-    """What a model reached in one of the two tasks.
-
-    Attributes:
-      whole: with all targets.
-      repeat_targets: with those that the user had bought before; there are none under `exclude`.
-      new_targets: with the others.
-    """
-
-    whole: Evaluation
-    repeat_targets: TargetKind
-    new_targets: TargetKind
-
-
-def evaluate_tasks(
-    model: Model, tasks: Mapping[str, HeldOut], *, chunk: int | None = None
-) -> dict[str, TaskEvaluation]:
-    """Both tasks of a split (`Split.tasks`), each user encoded and scored once.
-
-    Args:
-      model: a fitted model.
-      tasks: `include` and `exclude`.
-      chunk: the most users scored at once; None: by memory.
-
-    Raises:
-      InputError: the model scored NaN.
-    """
-    wide, narrow = tasks["include"], tasks["exclude"]
-    rows = np.searchsorted(wide.users, narrow.users)  # whoever buys a new product buys one
-    new, seen = (_spread(matrix, rows, len(wide)) for matrix in (narrow.targets, narrow.seen))
-    repeats = sp.csr_array(wide.targets - new)
-    repeats.eliminate_zeros()
-    nothing = sp.csr_array(new.shape, dtype=np.float32)
-    asked = {
-        "include": _Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}),
-        "exclude": _Asked(seen, {"all": new}),
-    }
-    answers = _answer(model, wide, asked, chunk)
-
-    def whole(task: str, own: np.ndarray | slice) -> Evaluation:
-        answer, part = answers[task], tasks[task]
-        values = {key: column[own] for key, column in answer.values["all"].items()}
-        coverage = answer.coverage(own, part.targets.shape[1])
-        return Evaluation(part.users, values, coverage, len(unknown_customers(model, part.inputs)))
-
-    def kind(task: str, name: str, targets: sp.csr_array) -> TargetKind:
-        every = asked[task].targets["all"].nnz
-        own = np.flatnonzero(np.diff(targets.indptr))
-        values = {key: answers[task].values[name][key][own] for key in KIND_KEYS}
-        return TargetKind(targets.nnz, targets.nnz / max(every, 1), wide.users[own], values)
-
-    return {
-        "include": TaskEvaluation(
-            whole("include", slice(None)), kind("include", "repeat", repeats), kind("include", "new", new)
-        ),
-        "exclude": TaskEvaluation(whole("exclude", rows), kind("exclude", "all", nothing), kind("exclude", "all", new)),
-    }
-
-
-def _spread(matrix: sp.csr_array, rows: np.ndarray, count: int) -> sp.csr_array:
-    """CSR `[m, I]` -> `[count, I]` with its rows at `rows`, which increase, and all others empty."""
-    lengths = np.zeros(count, dtype=matrix.indptr.dtype)
-    lengths[rows] = np.diff(matrix.indptr)
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    return sp.csr_array((matrix.data, matrix.indices, indptr), shape=(count, matrix.shape[1]))
+    found = answer(model, part, {"": Asked(part.seen, {"": part.targets})}, chunk)[""]
+    coverage = found.coverage(slice(None), part.targets.shape[1])
+    return Evaluation(part.users, found.values[""], coverage, len(unknown_customers(model, part.inputs)))
 
 
 def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
@@ -324,8 +228,9 @@ def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
             kept.extend(chunks(model, part, size))
         totals = []
         for piece in chunks(model, part, size) if once else kept:
-            _, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
-            totals.append(jnp.where(any_nan, jnp.nan, total_ndcg(hits, piece.counts)))
+            top, any_nan = lists_of(model.scores(piece.batch), piece.seen)
+            total = total_ndcg(top, piece.targets, piece.counts, part.targets.shape[1])
+            totals.append(jnp.where(any_nan, jnp.nan, total))
         return float(jax.device_get(jnp.stack(totals).sum())) / len(part)
 
     return validate
@@ -367,37 +272,3 @@ def report_metrics(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     summary = mean_with_interval(evaluation.values)
     summary[f"coverage@{COVERAGE_AT}"] = {"mean": evaluation.coverage, "ci95": None}
     return summary
-
-
-def report_tasks(tasks: Mapping[str, TaskEvaluation], left_out: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """The `tasks` of metrics.json.
-
-    Args:
-      tasks: `include` and `exclude`.
-      left_out: users left out of each.
-
-    Returns:
-      task -> `{"users", "users_left_out", "metrics", "repeat_targets", "new_targets"}`; the last two hold how many
-      `targets` of the kind there are, their `share` of the task's, how many `users` have any, and the `metrics` of
-      `KIND_KEYS` with these alone as targets, over these users, in the task's own lists. Without users there are no
-      metrics.
-    """
-    return {
-        name: {
-            "users": len(task.whole.users),
-            "users_left_out": left_out[name],
-            "metrics": report_metrics(task.whole) if len(task.whole.users) else {},
-            "repeat_targets": _report_kind(task.repeat_targets),
-            "new_targets": _report_kind(task.new_targets),
-        }
-        for name, task in tasks.items()
-    }
-
-
-def _report_kind(kind: TargetKind) -> dict[str, Any]:
-    return {
-        "targets": kind.targets,
-        "share": kind.share,
-        "users": len(kind.users),
-        "metrics": mean_with_interval(kind.values) if len(kind.users) else {},
-    }

@@ -145,6 +145,30 @@ def histories_of(lines: Interactions, users: np.ndarray, as_of: np.ndarray | Non
     return Histories(own.take(np.argsort(own.user, kind="stable")), as_of)
 
 
+def orders_since(lines: Interactions) -> np.ndarray:
+    """How many orders each line's customer made after the line's own, `[N]` int64: 0 on the lines of the last order.
+
+    An order is as late as its latest line; of one moment the one numbered last is later. Without dates the order of the
+    rows is the order of time.
+
+    Args:
+      lines: purchases with order ids.
+    """
+    assert lines.order is not None
+    by_time = np.arange(len(lines)) if lines.at is None else np.lexsort((lines.order, lines.at))
+    place = np.empty(len(lines), dtype=np.int64)
+    place[by_time] = np.arange(len(lines))
+    count = lines.order.max(initial=0).astype(np.int64) + 1
+    orders, of_line = np.unique(lines.user * count + lines.order, return_inverse=True)
+    end = np.full(len(orders), -1, dtype=np.int64)
+    np.maximum.at(end, of_line, place)
+    customer = orders // count
+    latest_first = np.lexsort((-end, customer))
+    since = np.empty(len(orders), dtype=np.int64)
+    since[latest_first] = np.arange(len(orders)) - np.searchsorted(customer, customer)
+    return since[of_line]
+
+
 def net_returns(lines: Interactions) -> Interactions:
     """Let each return cancel that customer's latest earlier purchases of that product; only purchases remain.
 

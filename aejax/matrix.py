@@ -71,7 +71,21 @@ def history_matrix(histories: Histories, values: str = "binary", *, half_life: f
 
 
 @dataclasses.dataclass(frozen=True)
-class ValueSettings:
+class AgeSettings:
+    """Settings of a model in which orders count less the older they are.
+
+    Attributes:
+      half_life: days after which an order counts half.
+    """
+
+    half_life: float = 180.0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "half_life")
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueSettings(AgeSettings):
     """Settings of every model that reads a user-item matrix: the transform is the same for train and for histories.
 
     So are ages: a customer's row to learn from is as old as that customer's history would be, counted to the
@@ -79,16 +93,14 @@ class ValueSettings:
     and a model would learn from values that no history has when it is scored.
 
     Attributes:
-      values: value transform, one of `VALUES`.
-      half_life: days, for `values=recency`.
+      values: value transform, one of `VALUES`; only `recency` uses the half-life.
     """
 
     values: str = "binary"
-    half_life: float = 180.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_values(self.values)
-        check_positive(self, "half_life")
 
     def train_matrix(self, train: Interactions) -> sp.csr_array:
         """Purchases to learn from -> their user-item matrix `[U, I]`."""
@@ -99,14 +111,19 @@ class ValueSettings:
         return history_matrix(histories, self.values, half_life=self.half_life)
 
 
-def check_counts(settings: ValueSettings, *names: str) -> None:
+def check_counts(settings: Any, *names: str) -> None:
     """Raises `InputError` where a number of things, or one of several, is below 1; None stands for a default."""
     _check(settings, names, lambda value: value >= 1, "1 or more")
 
 
-def check_shares(settings: ValueSettings, *names: str) -> None:
+def check_shares(settings: Any, *names: str) -> None:
     """Raises `InputError` where a share of what is left out is not one, or leaves nothing."""
     _check(settings, names, lambda value: 0.0 <= value < 1.0, "0 or more and less than 1")
+
+
+def check_fractions(settings: Any, *names: str) -> None:
+    """Raises `InputError` where a part of a whole is not one: below 0 or above it, or NaN."""
+    _check(settings, names, lambda value: 0.0 <= value <= 1.0, "0 to 1")
 
 
 def check_positive(settings: Any, *names: str) -> None:
@@ -114,12 +131,12 @@ def check_positive(settings: Any, *names: str) -> None:
     _check(settings, names, lambda value: value > 0, "more than 0")
 
 
-def check_not_negative(settings: ValueSettings, *names: str) -> None:
+def check_not_negative(settings: Any, *names: str) -> None:
     """Raises `InputError` where a number is below 0, or NaN."""
     _check(settings, names, lambda value: value >= 0, "0 or more")
 
 
-def check_powers(settings: ValueSettings, *names: str) -> None:
+def check_powers(settings: Any, *names: str) -> None:
     """Raises `InputError` where a power of a number of customers or products could leave the range of float32."""
     expected = f"-{MOST_POWER} to {MOST_POWER}, as a power of counts"
     _check(settings, names, lambda value: -MOST_POWER <= value <= MOST_POWER, expected)

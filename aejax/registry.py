@@ -33,6 +33,8 @@ MODELS = {
     "itemknn": "aejax.models.neighbours:ITEMKNN",
     "userknn": "aejax.models.neighbours:USERKNN",
     "rp3beta": "aejax.models.neighbours:RP3BETA",
+    "tifuknn": "aejax.models.next_basket:TIFU_KNN",
+    "upcf": "aejax.models.next_basket:UP_CF",
     "ials": "aejax.models.ials:FAMILY",
     "gfcf": "aejax.models.spectral:GFCF",
     "bspm": "aejax.models.spectral:BSPM",

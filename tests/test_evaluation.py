@@ -13,6 +13,7 @@ from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
 from aejax.models import popularity
 from aejax.split import HeldOut, split
+from aejax.tasks import KIND_KEYS, evaluate_tasks, report_tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,7 @@ def tasks(request, tiny_lines):
 
 @pytest.mark.parametrize("chunk", [1, 7, 500])
 def test_both_tasks_at_once_are_each_alone(model, tasks, chunk):
-    result = evaluation.evaluate_tasks(model, tasks, chunk=chunk)
+    result = evaluate_tasks(model, tasks, chunk=chunk)
     assert result.keys() == {"include", "exclude"}
     for name, part in tasks.items():
         alone = evaluation.evaluate(model, part)
@@ -185,12 +186,12 @@ def test_each_customer_is_encoded_and_scored_once(model, tasks, monkeypatch):
     scored = []
     original = TableModel.scores
     monkeypatch.setattr(TableModel, "scores", lambda self, batch: scored.append(len(batch)) or original(self, batch))
-    evaluation.evaluate_tasks(model, tasks)
+    evaluate_tasks(model, tasks)
     assert scored == [len(tasks["include"])]
 
 
 def test_repeat_and_new_targets_are_counted_apart_in_the_same_lists(model, tasks):
-    result = evaluation.evaluate_tasks(model, tasks)["include"]
+    result = evaluate_tasks(model, tasks)["include"]
     wide = tasks["include"]
     bought = {(int(u), int(i)) for u, i in zip(wide.users[wide.inputs.lines.user], wide.inputs.lines.item, strict=True)}
     found = {"repeat_targets": {}, "new_targets": {}}
@@ -205,7 +206,7 @@ def test_repeat_and_new_targets_are_counted_apart_in_the_same_lists(model, tasks
                 found[kind][user] = len(set(top) & set(own)) / len(own)
     for name, expected in found.items():
         kind = getattr(result, name)
-        assert kind.values.keys() == set(evaluation.KIND_KEYS)
+        assert kind.values.keys() == set(KIND_KEYS)
         assert kind.users.tolist() == list(expected)
         np.testing.assert_allclose(kind.values["recall_all@10"], list(expected.values()), rtol=1e-6)
         assert kind.targets == totals[name]
@@ -214,10 +215,10 @@ def test_repeat_and_new_targets_are_counted_apart_in_the_same_lists(model, tasks
 
 
 def test_the_first_time_has_no_repeats(model, tasks):
-    result = evaluation.evaluate_tasks(model, tasks)["exclude"]
+    result = evaluate_tasks(model, tasks)["exclude"]
     assert (result.repeat_targets.targets, result.repeat_targets.share, len(result.repeat_targets.users)) == (0, 0.0, 0)
     assert (result.new_targets.targets, result.new_targets.share) == (tasks["exclude"].targets.nnz, 1.0)
-    for key in evaluation.KIND_KEYS:
+    for key in KIND_KEYS:
         np.testing.assert_array_equal(result.new_targets.values[key], result.whole.values[key])
 
 
@@ -225,8 +226,8 @@ def test_a_task_without_anyone_has_no_figures(model, tiny_lines, tasks):
     """Nobody bought anything new."""
     wide = tasks["include"]
     nobody = dataclasses.replace(wide.take(np.arange(0)), left_out=60)
-    result = evaluation.evaluate_tasks(model, {"include": wide, "exclude": nobody})
-    report = evaluation.report_tasks(result, {"include": 0, "exclude": 60})
+    result = evaluate_tasks(model, {"include": wide, "exclude": nobody})
+    report = report_tasks(result, {"include": 0, "exclude": 60})
     assert (report["exclude"]["users"], report["exclude"]["users_left_out"], report["exclude"]["metrics"]) == (
         0,
         60,
@@ -241,7 +242,7 @@ def test_a_nan_stops_both_tasks(model, tasks):
     table = model.table.copy()
     table[tasks["include"].users[-1], 0] = np.nan
     with pytest.raises(InputError, match="NaN"):
-        evaluation.evaluate_tasks(TableModel(table, model.lines), tasks)
+        evaluate_tasks(TableModel(table, model.lines), tasks)
 
 
 def test_the_interval_contains_the_mean_and_shrinks_with_the_root_of_n():

@@ -24,6 +24,8 @@ MODELS = {
     "ease": {"values": "recency", "targets": "recency", "half_life": 20.0, "l2": 5.0},
     "itemknn": {"values": "recency", "half_life": 20.0},
     "blend": {"parts": ("ease", "own-recency"), "gate": True},
+    "tifuknn": {"neighbours": 5},
+    "upcf": {"recency": 2},
 }
 NETWORK = {"values": "recency", "half_life": 20.0, "hidden": (4,), "latent_dim": 2, "epochs": 1}
 

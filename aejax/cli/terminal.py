@@ -96,22 +96,15 @@ def print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], res
         _print_tasks(console, tasks, result)
 
 
-# Heading -> the task, and in it the kind of targets; None: all of them.
-_TASKS = {
-    "next": ("include", None),
-    "next, repeat": ("include", "repeat_targets"),
-    "next, new": ("include", "new_targets"),
-    "first time": ("exclude", None),
-}
-
-
 def _print_tasks(console: Console, models: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> None:
     """ndcg@100 of both tasks, a row per model, and what they are."""
     from rich.table import Table
 
-    table = Table("ndcg@100", *_TASKS, show_lines=True)
+    from aejax.report import TASK_COLUMNS
+
+    table = Table("ndcg@100", *TASK_COLUMNS, show_lines=True)
     for name, tasks in models.items():
-        found = [tasks[task] if kind is None else tasks[task][kind] for task, kind in _TASKS.values()]
+        found = [tasks[task][kind] if kind else tasks[task] for task, kind in TASK_COLUMNS.values()]
         table.add_row(name, *(_cell(one["metrics"]["ndcg@100"]) if one["metrics"] else "-" for one in found))
     console.print(table)
     tasks = next(iter(models.values()))

@@ -13,7 +13,7 @@ import pandas as pd
 from aejax import registry, report, runs
 from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
 from aejax.errors import InputError
-from aejax.evaluation import KIND_KEYS, Evaluation, TaskEvaluation, mean_with_interval
+from aejax.evaluation import Evaluation, mean_with_interval
 from aejax.experiment.fitting import Fitted, Tested, begin_run, evaluate_test, finish_run, fit_model, resolved
 from aejax.experiment.pages import comparison_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
@@ -21,6 +21,7 @@ from aejax.experiment.selecting import Hooks
 from aejax.interactions import Dataset
 from aejax.metrics import KEYS
 from aejax.split import resolve_protocol
+from aejax.tasks import KIND_KEYS, TaskEvaluation
 
 FIXED_PROTOCOLS = ("last-order", "time", "reconstruction")
 

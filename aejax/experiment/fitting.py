@@ -12,13 +12,14 @@ from typing import Any
 from aejax import registry, report, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
-from aejax.evaluation import Evaluation, TaskEvaluation, evaluate, evaluate_tasks, report_metrics, report_tasks
+from aejax.evaluation import Evaluation, evaluate, report_metrics
 from aejax.experiment.pages import run_page
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import EpochListener, Factorised, Fitted, Hooks, fit_alone
 from aejax.interactions import Dataset
 from aejax.models import Model
 from aejax.split import Split
+from aejax.tasks import TaskEvaluation, evaluate_tasks, report_tasks
 from aejax.training import Progress
 
 SAVE_EVERY_S = 30.0

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.optimize
 from jax.flatten_util import ravel_pytree
 
-from aejax import batching, evaluation, metrics, ranking, rhythm
+from aejax import batching, evaluation, ranking, rhythm
 from aejax.interactions import Interactions
 from aejax.models import Model
 from aejax.models.blend import Blend, Gate, GateWeights, OwnBatch, gated
@@ -45,8 +45,8 @@ def _ndcg_of_weights(
 ) -> jax.Array:
     """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
     blended = jnp.einsum("pni,p->ni", scores, weights, precision="highest")
-    _, hits, _ = evaluation.hits_of(blended, seen, targets, metrics.DEPTH)
-    return evaluation.total_ndcg(hits, counts)
+    top, _ = evaluation.lists_of(blended, seen)
+    return evaluation.total_ndcg(top, targets, counts, blended.shape[1])
 
 
 def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
@@ -245,7 +245,6 @@ def _learn(candidates: Candidates, start: GateWeights) -> GateWeights:
 
 @jax.jit
 def _ndcg(weights: GateWeights, example: Example) -> jax.Array:
-    _, hits, _ = evaluation.hits_of(
-        gated(example.scores, example.own, weights), example.seen, example.targets, metrics.DEPTH
-    )
-    return evaluation.total_ndcg(hits, example.counts)
+    logits = gated(example.scores, example.own, weights)
+    top, _ = evaluation.lists_of(logits, example.seen)
+    return evaluation.total_ndcg(top, example.targets, example.counts, logits.shape[1])

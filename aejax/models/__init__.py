@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
 
 
@@ -45,6 +46,15 @@ class KnowsCustomers(Protocol):
 def unknown_customers(model: Model, histories: Histories) -> np.ndarray:
     """Histories of n customers -> the positions of those whom the model would have to know and does not."""
     return model.unknown(histories) if isinstance(model, KnowsCustomers) else np.empty(0, dtype=np.intp)
+
+
+_COLUMNS = {"order": "order ids (order_id)", "at": "order dates (created_at)"}
+
+
+def require_column(lines: Interactions, column: str, *, model: str, instead: str) -> None:
+    """Raises `InputError` where the lines have no `order` or no `at`, which the model needs and `instead` does not."""
+    if getattr(lines, column) is None:
+        raise InputError(f"model {model} needs {_COLUMNS[column]}, and these data have none; try --model {instead}")
 
 
 @runtime_checkable

@@ -26,10 +26,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from aejax import batching
-from aejax.errors import InputError
-from aejax.interactions import Histories, Interactions, customers_of_products
-from aejax.matrix import check_positive, history_matrix
-from aejax.models import Family, Range
+from aejax.interactions import Histories, Interactions, customers_of_products, orders_since
+from aejax.matrix import AgeSettings, history_matrix
+from aejax.models import Family, Range, require_column
 
 # Above every float32's bits and every history's length, so that the rows of one array never meet.
 _APART = 2**33
@@ -41,17 +40,10 @@ class RuleSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnRecencySettings:
-    """Settings of `own-recency`.
-
-    Attributes:
-      half_life: days after which an order counts half.
-    """
+class OwnRecencySettings(AgeSettings):
+    """Settings of `own-recency`."""
 
     half_life: float = 120.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "half_life")
 
 
 def strictly_rising(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -123,21 +115,10 @@ class OwnHistory:
 
 
 def last_orders(histories: Histories) -> Histories:
-    """The histories with each customer's last order alone: the latest, and of one moment the one numbered last; without
-    dates the order of the last line.
-    """
+    """The histories with each customer's last order alone, as `orders_since` has it."""
     lines = histories.lines
-    _require(lines, "order", "last-basket", "order ids (order_id)", "own-frequency")
-    assert lines.order is not None
-    by_time = np.arange(len(lines)) if lines.at is None else np.lexsort((lines.order, lines.at, lines.user))
-    last = np.full(len(lines.users), -1, dtype=lines.order.dtype)
-    last[lines.user[by_time]] = lines.order[by_time]  # the last of a user's lines stays
-    return dataclasses.replace(histories, lines=lines.take(lines.order == last[lines.user]))
-
-
-def _require(lines: Interactions, column: str, model: str, what: str, instead: str) -> None:
-    if getattr(lines, column) is None:
-        raise InputError(f"model {model} needs {what}, and these data have none; try --model {instead}")
+    require_column(lines, "order", model="last-basket", instead="own-frequency")
+    return dataclasses.replace(histories, lines=lines.take(orders_since(lines) == 0))
 
 
 def _frequency(settings: RuleSettings, histories: Histories) -> sp.csr_array:
@@ -145,7 +126,7 @@ def _frequency(settings: RuleSettings, histories: Histories) -> sp.csr_array:
 
 
 def _recency(settings: OwnRecencySettings, histories: Histories) -> sp.csr_array:
-    _require(histories.lines, "at", "own-recency", "order dates (created_at)", "own-frequency")
+    require_column(histories.lines, "at", model="own-recency", instead="own-frequency")
     return history_matrix(histories, "recency", half_life=settings.half_life)
 
 

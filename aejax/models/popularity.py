@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings, check_positive
-from aejax.models import Family, Range
+from aejax.matrix import AgeSettings, ValueSettings
+from aejax.models import Family, Range, require_column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +28,10 @@ class PopularitySettings(ValueSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class RecentPopularitySettings:
-    """Settings of `popularity-recent`.
-
-    Attributes:
-      half_life: days after which an order counts half.
-    """
+class RecentPopularitySettings(AgeSettings):
+    """Settings of `popularity-recent`."""
 
     half_life: float = 30.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "half_life")
 
 
 @partial(jax.jit, static_argnames="users")
@@ -83,11 +75,8 @@ def fit_recent(train: Interactions, settings: RecentPopularitySettings) -> Popul
     Raises:
       InputError: the data have no dates.
     """
-    if train.at is None:
-        raise InputError(
-            "model popularity-recent needs order dates (created_at), and these data have none; try --model popularity"
-        )
-    return fit(train, PopularitySettings("recency", settings.half_life))
+    require_column(train, "at", model="popularity-recent", instead="popularity")
+    return fit(train, PopularitySettings(settings.half_life, values="recency"))
 
 
 def restore(state: dict[str, jax.Array], settings: Any, *, items: int) -> Popularity:

@@ -1,0 +1,139 @@
+"""Two tasks of one fitted model: what is bought next, again or for the first time, and what for the first time alone.
+
+Legend: n users of the part, m of them, I items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from aejax.evaluation import Asked, Evaluation, answer, mean_with_interval, report_metrics
+from aejax.models import Model, unknown_customers
+from aejax.split import HeldOut
+
+# Of the targets of one kind, repeat or new, which share a list with those of the other.
+KIND_KEYS = ("recall@10", "recall_all@10", "ndcg@10", "ndcg@100", "hit@10")
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetKind:
+    """What was found of the targets of one kind in lists that are made for all of them.
+
+    Attributes:
+      targets: how many there are.
+      share: of all targets of the task.
+      users: `[m]`, who has such targets.
+      values: key of `KIND_KEYS` -> `[m]`.
+    """
+
+    targets: int
+    share: float
+    users: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEvaluation:
+    """What a model reached in one of the two tasks.
+
+    Attributes:
+      whole: with all targets.
+      repeat_targets: with those that the user had bought before; there are none under `exclude`.
+      new_targets: with the others.
+    """
+
+    whole: Evaluation
+    repeat_targets: TargetKind
+    new_targets: TargetKind
+
+
+def evaluate_tasks(
+    model: Model, tasks: Mapping[str, HeldOut], *, chunk: int | None = None
+) -> dict[str, TaskEvaluation]:
+    """Both tasks of a split (`Split.tasks`), each user encoded and scored once.
+
+    Args:
+      model: a fitted model.
+      tasks: `include` and `exclude`.
+      chunk: the most users scored at once; None: by memory.
+
+    Raises:
+      InputError: the model scored NaN.
+    """
+    wide, narrow = tasks["include"], tasks["exclude"]
+    rows = np.searchsorted(wide.users, narrow.users)  # whoever buys a new product buys one
+    new, seen = (_spread(matrix, rows, len(wide)) for matrix in (narrow.targets, narrow.seen))
+    repeats = sp.csr_array(wide.targets - new)
+    repeats.eliminate_zeros()
+    nothing = sp.csr_array(new.shape, dtype=np.float32)
+    asked = {
+        "include": Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}),
+        "exclude": Asked(seen, {"all": new}),
+    }
+    answers = answer(model, wide, asked, chunk)
+
+    def whole(task: str, own: np.ndarray | slice) -> Evaluation:
+        found, part = answers[task], tasks[task]
+        values = {key: column[own] for key, column in found.values["all"].items()}
+        coverage = found.coverage(own, part.targets.shape[1])
+        return Evaluation(part.users, values, coverage, len(unknown_customers(model, part.inputs)))
+
+    def kind(task: str, name: str, targets: sp.csr_array) -> TargetKind:
+        every = asked[task].targets["all"].nnz
+        own = np.flatnonzero(np.diff(targets.indptr))
+        values = {key: answers[task].values[name][key][own] for key in KIND_KEYS}
+        return TargetKind(targets.nnz, targets.nnz / max(every, 1), wide.users[own], values)
+
+    return {
+        "include": TaskEvaluation(
+            whole("include", slice(None)), kind("include", "repeat", repeats), kind("include", "new", new)
+        ),
+        "exclude": TaskEvaluation(whole("exclude", rows), kind("exclude", "all", nothing), kind("exclude", "all", new)),
+    }
+
+
+def _spread(matrix: sp.csr_array, rows: np.ndarray, count: int) -> sp.csr_array:
+    """CSR `[m, I]` -> `[count, I]` with its rows at `rows`, which increase, and all others empty."""
+    lengths = np.zeros(count, dtype=matrix.indptr.dtype)
+    lengths[rows] = np.diff(matrix.indptr)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return sp.csr_array((matrix.data, matrix.indices, indptr), shape=(count, matrix.shape[1]))
+
+
+def report_tasks(tasks: Mapping[str, TaskEvaluation], left_out: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """The `tasks` of metrics.json.
+
+    Args:
+      tasks: `include` and `exclude`.
+      left_out: users left out of each.
+
+    Returns:
+      task -> `{"users", "users_left_out", "metrics", "repeat_targets", "new_targets"}`; the last two hold how many
+      `targets` of the kind there are, their `share` of the task's, how many `users` have any, and the `metrics` of
+      `KIND_KEYS` with these alone as targets, over these users, in the task's own lists. Without users there are no
+      metrics.
+    """
+    return {
+        name: {
+            "users": len(task.whole.users),
+            "users_left_out": left_out[name],
+            "metrics": report_metrics(task.whole) if len(task.whole.users) else {},
+            "repeat_targets": _report_kind(task.repeat_targets),
+            "new_targets": _report_kind(task.new_targets),
+        }
+        for name, task in tasks.items()
+    }
+
+
+def _report_kind(kind: TargetKind) -> dict[str, Any]:
+    return {
+        "targets": kind.targets,
+        "share": kind.share,
+        "users": len(kind.users),
+        "metrics": mean_with_interval(kind.values) if len(kind.users) else {},
+    }
