@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from aejax import batching, metrics, ranking
 from aejax.errors import InputError
-from aejax.models import Model, unknown_customers
+from aejax.models import Model, Probable, unknown_customers
 from aejax.split import HeldOut
 
 VALIDATION_METRIC = "ndcg@100"
@@ -56,6 +56,18 @@ class Evaluation:
 def lists_of(scores: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Scores `[B, I]`, padded seen items `[B, L]` -> the top items `[B, DEPTH]`, and whether any score is NaN."""
     return ranking.top_k_items(ranking.mask_items(scores, seen), metrics.DEPTH)[1], jnp.isnan(scores).any()
+
+
+@partial(jax.jit, static_argnames="probable")
+def _share(scores: jax.Array, top: jax.Array, seen: jax.Array, own: jax.Array, *, probable: bool) -> jax.Array:
+    """Scores `[B, I]`, top items `[B, DEPTH]`, padded seen and own items `[B, L]` -> the share of the own, `[B]`."""
+    if probable:
+        likely = jax.nn.softmax(ranking.mask_items(scores, seen), axis=1)
+        rows = jnp.arange(scores.shape[0])[:, None]
+        return likely.at[rows, own].get(mode="fill", fill_value=0.0).sum(axis=1)
+    first = top[:, :COVERAGE_AT]
+    listed = jnp.maximum((first < scores.shape[1]).sum(axis=1), 1)
+    return ranking.membership(first, own, scores.shape[1]).sum(axis=1) / listed
 
 
 @partial(jax.jit, static_argnames="items")
@@ -136,10 +148,12 @@ class Asked:
     Attributes:
       seen: `[n, I]` binary CSR, what must not be in the list.
       targets: name -> `[n, I]` binary CSR; a user may have none.
+      share_of: `[n, I]` binary CSR, products whose share of the list is asked for; None: it is not.
     """
 
     seen: sp.csr_array
     targets: Mapping[str, sp.csr_array]
+    share_of: sp.csr_array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +163,13 @@ class Answer:
     Attributes:
       first: `[n, COVERAGE_AT]`, the items at the top; I where there is none.
       values: name of targets -> metric key -> `[n]`; of no meaning for a user without such targets.
+      share: `[n]`, of what was asked for by `share_of`: in the probabilities, where the model gives them, and else in
+        the first `COVERAGE_AT` products; None where it was not.
     """
 
     first: np.ndarray
     values: dict[str, dict[str, np.ndarray]]
+    share: np.ndarray | None
 
     def coverage(self, users: np.ndarray | slice, items: int) -> float:
         """The share of the products that stand in the lists of these users."""
@@ -169,12 +186,18 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
     """
     items = part.targets.shape[1]
     first: dict[str, list[np.ndarray]] = {name: [] for name in asked}
+    shares: dict[str, list[np.ndarray]] = {name: [] for name in asked}
+    probable = isinstance(model, Probable) and model.scores_are_logits
     values: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {name: [] for name in asked}
     for batch, rows in batches(model, part, chunk or batching.scoring_chunk(items)):
         scores = model.scores(batch)
         users = rows.stop - rows.start
         for name, one in asked.items():
-            top, any_nan = lists_of(scores, rows.padded(one.seen))
+            seen = rows.padded(one.seen)
+            top, any_nan = lists_of(scores, seen)
+            if one.share_of is not None:
+                share = _share(scores, top, seen, rows.padded(one.share_of), probable=probable)
+                shares[name].append(np.asarray(share)[:users])
             found = {
                 kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)
                 for kind, targets in one.targets.items()
@@ -193,6 +216,7 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
                 kind: {key: np.concatenate([piece[kind][key] for piece in values[name]]) for key in metrics.KEYS}
                 for kind in one.targets
             },
+            np.concatenate(shares[name]) if shares[name] else None,
         )
         for name, one in asked.items()
     }

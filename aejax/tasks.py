@@ -13,9 +13,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from aejax.evaluation import Asked, Evaluation, answer, mean_with_interval, report_metrics
+from aejax.matrix import history_matrix
 from aejax.models import Model, unknown_customers
 from aejax.split import HeldOut
 
+GROUPS = 5  # of customers, by the share of repeats that is predicted for them
 # Of the targets of one kind, repeat or new, which share a list with those of the other.
 KIND_KEYS = ("recall@10", "recall_all@10", "ndcg@10", "ndcg@100", "hit@10")
 
@@ -38,6 +40,30 @@ class TargetKind:
 
 
 @dataclasses.dataclass(frozen=True)
+class Calibration:
+    """The share of repeats that a model predicts for customers, and what they bought.
+
+    Attributes:
+      predicted: `[n]`, the probability that the next purchase is a repeat, where the model gives probabilities; else
+        the share of repeats in the first 10 products of the list.
+      observed: `[n]`, the share of repeats in the customer's targets.
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+
+    def report(self) -> dict[str, Any]:
+        """The means, and those of `GROUPS` groups of equal size of the customers, by what is predicted for them."""
+        order = np.argsort(self.predicted, kind="stable")
+        groups = [group for group in np.array_split(order, GROUPS) if len(group)]
+        return {**self._means(order), "groups": [{"users": len(group), **self._means(group)} for group in groups]}
+
+    def _means(self, users: np.ndarray) -> dict[str, float]:
+        predicted, observed = (column[users].mean(dtype=np.float64) for column in (self.predicted, self.observed))
+        return {"predicted": float(predicted), "observed": float(observed)}
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskEvaluation:
     """What a model reached in one of the two tasks.
 
@@ -45,11 +71,13 @@ class TaskEvaluation:
       whole: with all targets.
       repeat_targets: with those that the user had bought before; there are none under `exclude`.
       new_targets: with the others.
+      calibration: of the share of repeats; None under `exclude`.
     """
 
     whole: Evaluation
     repeat_targets: TargetKind
     new_targets: TargetKind
+    calibration: Calibration | None = None
 
 
 def evaluate_tasks(
@@ -70,12 +98,16 @@ def evaluate_tasks(
     new, seen = (_spread(matrix, rows, len(wide)) for matrix in (narrow.targets, narrow.seen))
     repeats = sp.csr_array(wide.targets - new)
     repeats.eliminate_zeros()
+    bought = history_matrix(wide.inputs)
     nothing = sp.csr_array(new.shape, dtype=np.float32)
     asked = {
-        "include": Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}),
+        "include": Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}, bought),
         "exclude": Asked(seen, {"all": new}),
     }
     answers = answer(model, wide, asked, chunk)
+
+    predicted = answers["include"].share
+    assert predicted is not None
 
     def whole(task: str, own: np.ndarray | slice) -> Evaluation:
         found, part = answers[task], tasks[task]
@@ -91,7 +123,10 @@ def evaluate_tasks(
 
     return {
         "include": TaskEvaluation(
-            whole("include", slice(None)), kind("include", "repeat", repeats), kind("include", "new", new)
+            whole("include", slice(None)),
+            kind("include", "repeat", repeats),
+            kind("include", "new", new),
+            Calibration(predicted, np.diff(repeats.indptr) / np.diff(wide.targets.indptr)),
         ),
         "exclude": TaskEvaluation(whole("exclude", rows), kind("exclude", "all", nothing), kind("exclude", "all", new)),
     }
@@ -116,7 +151,8 @@ def report_tasks(tasks: Mapping[str, TaskEvaluation], left_out: Mapping[str, int
       task -> `{"users", "users_left_out", "metrics", "repeat_targets", "new_targets"}`; the last two hold how many
       `targets` of the kind there are, their `share` of the task's, how many `users` have any, and the `metrics` of
       `KIND_KEYS` with these alone as targets, over these users, in the task's own lists. Without users there are no
-      metrics.
+      metrics. `include` has the `calibration` of the share of repeats: means `predicted` and `observed`, and the same of
+      `groups` of customers by what is predicted for them.
     """
     return {
         name: {
@@ -125,6 +161,7 @@ def report_tasks(tasks: Mapping[str, TaskEvaluation], left_out: Mapping[str, int
             "metrics": report_metrics(task.whole) if len(task.whole.users) else {},
             "repeat_targets": _report_kind(task.repeat_targets),
             "new_targets": _report_kind(task.new_targets),
+            **({} if task.calibration is None else {"calibration": task.calibration.report()}),
         }
         for name, task in tasks.items()
     }

@@ -178,7 +178,8 @@ def _trial_summary(trial: Trial) -> dict[str, Any]:
 def _task_summary(task: TaskEvaluation) -> dict[str, Any]:
     kinds = {"repeat_targets": task.repeat_targets, "new_targets": task.new_targets}
     counts = {name: {"targets": kind.targets, "share": kind.share} for name, kind in kinds.items()}
-    return {"coverage@10": task.whole.coverage, **counts}
+    calibration = {} if task.calibration is None else {"calibration": task.calibration.report()}
+    return {"coverage@10": task.whole.coverage, **counts, **calibration}
 
 
 def _task_results(
@@ -216,6 +217,8 @@ def _task_results(
                 found = means(name, task, kind, KIND_KEYS)
                 counts = trials[0]["tasks"][task][f"{kind}_targets"]
                 result[f"{kind}_targets"] = {**counts, "users": len(found), "metrics": intervals(found)}
+            if "calibration" in trials[0]["tasks"][task]:
+                result["calibration"] = trials[0]["tasks"][task]["calibration"]
             if name != reference:
                 difference = whole - means(reference, task, "all", KEYS)
                 result["difference"] = {"to": reference, "metrics": intervals(difference)}

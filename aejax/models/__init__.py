@@ -58,6 +58,16 @@ def require_column(lines: Interactions, column: str, *, model: str, instead: str
 
 
 @runtime_checkable
+class Probable(Protocol):
+    """A model that may say how likely each product is to be the next one bought."""
+
+    @property
+    def scores_are_logits(self) -> bool:
+        """Whether the softmax of the scores over what may be recommended is that probability."""
+        ...
+
+
+@runtime_checkable
 class Telling(Protocol):
     """A model whose fit decided something that its user should know."""
 

@@ -150,6 +150,11 @@ class Blend:
         """Histories of n customers -> the positions of those whom a part does not know."""
         return np.unique(np.concatenate([unknown_customers(model, histories) for model in self.models]))
 
+    @property
+    def scores_are_logits(self) -> bool:
+        """A gate is learned by likelihood; fixed weights are not."""
+        return self.gate is not None
+
     def scores_of_parts(self, batch: tuple[Any, ...]) -> list[jax.Array]:
         """Every part's batch of B customers -> their standardised scores `[B, I]`."""
         own = batch[: len(self.models)]
