@@ -51,7 +51,6 @@ import numpy as np
 
 from aejax import solve
 from aejax.interactions import Interactions
-from aejax.matrix import from_state
 from aejax.models import Factorisation, Family, Range
 from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import DANSettings, EASESettings, EDLAESettings, RDLAESettings
@@ -63,6 +62,7 @@ from aejax.models.linear.solving import (
     multiplied_out,
     side_of,
     spectrum,
+    user_weights,
 )
 
 
@@ -91,15 +91,10 @@ def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> 
     """The model whose `state()` that was."""
     if "weights" in state:
         return ItemWeights(state["weights"], settings, bool(state["by_rows"]), settings.side)
-    if "answers" in state:
-        rows = from_state(state["rows"], items)
-        return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), rows, settings)
-    panels = [np.asarray(state["panels"][str(number)]) for number in range(len(state["panels"]))]
-    inverse = solve.whole(panels)
-    columns = from_state(state["columns"], len(inverse))
-    targets = from_state(state["targets"], len(inverse)) if "targets" in state else columns
-    solution = UserSolution(inverse, columns, targets, np.asarray(state["ridge"]), settings.xi)
-    return multiplied_out(solution, np.asarray(state["scale"]), settings)
+    solution, scale = UserSolution.restore(state, settings.xi), np.asarray(state["scale"])
+    if "own" in state:
+        return user_weights(solution, np.asarray(state["own"]), scale, settings)
+    return multiplied_out(solution, scale, settings)
 
 
 def factorise(train: Interactions, settings: EASESettings) -> Spectrum | None:
