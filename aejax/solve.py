@@ -27,6 +27,9 @@ TILE = 256
 # Rows that `invert` leaves to LAPACK, and rows of a product that it adds at once.
 LEAST = 512
 PIECE = 1024
+# Columns or rows of a dense matrix that go through a product with a sparse one at once: so few that they stay in the
+# cache of the core that has them.
+THROUGH_SPARSE = 128
 
 
 @partial(jax.jit, donate_argnums=0, static_argnames="block")

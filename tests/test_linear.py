@@ -166,6 +166,24 @@ def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(
     assert np.array_equal(scores, np.asarray(again.scores(again.encode(Histories(tiny_lines, None)))))
 
 
+@pytest.mark.parametrize("targets", [None, "binary"])
+@pytest.mark.parametrize("l2", [1e-2, 50.0])
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_exact_solution_is_stored_as_it_scores(tiny_lines, targets, l2, shared, tmp_path, monkeypatch):
+    """Of what is inverted in float64, with digits enough in float32 and without, alone and from eigenvectors."""
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
+    settings = EASESettings(l2=l2, values="quantity", targets=targets)
+    model = linear.fit(tiny_lines, settings, linear.factorise(tiny_lines, settings) if shared else None)
+    assert isinstance(model, scoring.UserWeights) and (model.refinement is None) == (l2 == 50.0)
+    runs.save_state(tmp_path / "state", model.state())
+    again = linear.restore(runs.load_state(tmp_path / "state"), settings, items=len(tiny_lines.items))
+    histories = Histories(tiny_lines, None)
+    found, expected = (np.asarray(one.scores(one.encode(histories))) for one in (again, model))
+    assert np.array_equal(found, expected)
+    truth = slow_twin(tiny_lines, settings)
+    np.testing.assert_allclose(found, truth, atol=5e-3 * np.abs(truth).max())
+
+
 def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_array(tiny_lines):
     model = linear.fit(tiny_lines, EASESettings())
     assert isinstance(model, scoring.ItemWeights)  # 30 products, 60 customers
@@ -241,6 +259,10 @@ def test_the_side_is_the_least_work_that_fits(monkeypatch):
     assert solving.choose_side(30_000, 41_000, 810_000, "auto") == "users-to-items"  # short histories: few rows to read
     assert solving.choose_side(100_000, 10_000, 5_000_000, "auto") == "items"
     assert solving.choose_side(2_500, 17_000, 600_000, "items") == "items"
+    # Long rows between products: reading a history's takes longer than a product with the customers' inverse.
+    monkeypatch.setattr(solving.memory, "available", lambda: 40e9)
+    assert solving.choose_side(9_000, 60_000, 810_000, "auto") == "users"
+    assert solving.choose_side(9_000, 10_000, 810_000, "auto") == "users-to-items"
     monkeypatch.setattr(solving.memory, "available", lambda: 10e9)
     # Products are too many for a matrix between them.
     assert solving.choose_side(9_000, 60_000, 810_000, "auto") == "users"
@@ -271,7 +293,7 @@ def test_the_memory_that_a_side_takes(monkeypatch):
 
 def test_other_targets_take_no_more_than_was_asked_for(monkeypatch):
     """All products are bought with all others: the overlaps in sparse form alone are 2 matrices between products."""
-    monkeypatch.setattr(solving, "OUT_BLOCK", 16)
+    monkeypatch.setattr(solve, "THROUGH_SPARSE", 16)
     monkeypatch.setattr(solving.os, "cpu_count", lambda: 1)
     users, items = 10, 1_500
     user, item = (np.ravel(index).astype(np.int32) for index in np.indices((users, items)))
@@ -333,8 +355,20 @@ def test_the_blocked_inverse_is_the_inverse(size):
     np.testing.assert_allclose(solve.whole(panels), np.linalg.inv(matrix.astype(np.float64)), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [0, 1, 8, 29])
+def test_the_exact_inverse_is_the_inverse_in_float64(size, monkeypatch):
+    monkeypatch.setattr(solve, "LEAST", 8)
+    matrix = positive_definite(size).astype(np.float64)
+    found = solve.exact_inverse(lambda start, stop: matrix[start:stop, :stop], size)
+    np.testing.assert_allclose(found, np.linalg.inv(matrix), rtol=1e-9, atol=1e-10)
+    assert np.array_equal(found, found.T)
+
+
 def test_a_matrix_that_is_not_positive_definite_is_refused():
     matrix = -np.eye(5, dtype=np.float32)
+    for wrong in (matrix, np.full((5, 5), np.nan), np.diag([1.0, 1.0, 0.0])):
+        with pytest.raises(np.linalg.LinAlgError):
+            solve.exact_inverse(lambda start, stop, wrong=wrong: wrong[start:stop, :stop], len(wrong))
     with pytest.raises(np.linalg.LinAlgError):
         solve.inverse_panels(lambda start, stop: matrix[start:stop, :stop], 5)
     with pytest.raises(np.linalg.LinAlgError):

@@ -33,13 +33,21 @@ matrix: with `Xw = W^1/2 X` and `M = (Xw L^-1 Xw' + 1)^-1`, the Woodbury identit
 
     P = L^-1 - L^-1 Xw' M Xw L^-1        P Xw' = L^-1 Xw' M        P_jj = (1 - Xw_j' M Xw_j / L_j) / L_j
 
-so `x P X' W Y = c Nt` and `x P = (x - c N) L^-1` with `c = x L^-1 Xw'`, `N = M Xw`, `Nt = M Yw`: the model is a
-matrix `[U, I]`, N with g folded in. Where customers are many and their histories short, `B = L^-1 Xw' N - diag(g / L)`
-is multiplied out once instead, because a customer's scores then are a few of its rows.
+so `x P X' W Y = c Nt` and `x P = (x - c N) L^-1` with `c = x L^-1 Xw'`, `N = M Xw`, `Nt = M Yw`. N and Nt, `[U, I]`,
+are never made: with `own = g / L`
+
+    scores(x) = (c M) (Yw + Xw diag(own)) - x diag(own)
+
+are a row times M and then as many multiplications as the sparse matrix has cells, and own, for which
+`diag(P X' W Y)_j = Yw_j' M Xw_j / L_j`, is made of N block of products by block of products. Where M in float32 has too
+few digits, `c M` is refined by what K = M^-1 leaves of c. Where customers are many and their histories short,
+`B = L^-1 Xw' (Nt + N diag(own)) - diag(own)` is multiplied out once instead, because a customer's scores then are a few
+of its rows.
 
 M is what takes the time: `U^3` multiplications and additions. Where customers fall into groups that few of them and few
 products tie together, a CPU makes it of the groups' own inverses and their ties, which is exact and takes a fraction of
-that (`aejax.dissection`). A run stores the lower half of M, and not the weights that are multiplied out of it.
+that (`aejax.dissection`). A run stores the lower half of M, and not the weights that are multiplied out of it where
+these are larger.
 """
 
 from __future__ import annotations

@@ -28,8 +28,6 @@ CELLS_PER_ROW_READ = 50
 CELLS_PER_SPARSE_CELL = 12
 # Up to this many rows a side is solved in float64: its diagonal is a small difference from 1.
 EXACT = 4096
-# Products that are multiplied out at once: so few that what their columns hold stays in a cache.
-OUT_BLOCK = 128
 
 
 def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
@@ -62,7 +60,7 @@ def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
 def memory_needed(side: str, users: int, items: int) -> float:
     """Bytes that a side takes at its worst moment, beside the purchases; for the arguments see `choose_side`."""
     between_users, between_items = users * users, items * items
-    at_once = (os.cpu_count() or 1) * OUT_BLOCK
+    at_once = (os.cpu_count() or 1) * solve.THROUGH_SPARSE
     inverse = 2.1  # block rows of half the matrix before, during and after a round; then the half and the whole
     if side == "items":
         floats = inverse * between_items  # no less than the inverse and, for other targets, the weights
@@ -185,7 +183,7 @@ def _solve_items(system: System, settings: EASESettings, factors: Spectrum | Non
             multiplier = _multiplier(own, diagonal[start:stop], settings.xi)
             weights[:, start:stop] = (answers - inverse[start:stop] * multiplier.astype(np.float32)[:, None]).T
 
-        solve.in_blocks(count, OUT_BLOCK, fill)
+        solve.in_blocks(count, solve.THROUGH_SPARSE, fill)
     by_rows = inputs.nnz * CELLS_PER_ROW_READ < inputs.shape[0] * inputs.shape[1]
     return _item_weights(weights, scale, settings, by_rows, "items")
 
@@ -241,7 +239,7 @@ class UserSolution:
         def fill(start: int, stop: int) -> None:
             own[start:stop] = self._with_own(start, stop)[1]
 
-        solve.in_blocks(len(own), OUT_BLOCK, fill)
+        solve.in_blocks(len(own), solve.THROUGH_SPARSE, fill)
         return own
 
     def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -373,7 +371,7 @@ def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESett
         block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
         weights[:, start:stop] = block
 
-    solve.in_blocks(count, OUT_BLOCK, fill)
+    solve.in_blocks(count, solve.THROUGH_SPARSE, fill)
     if len(solution.inverse) <= EXACT:
         return _item_weights(weights, scale, settings, True, "users")
     smaller = {**solution.state(), **lower_half(solution.inverse), "scale": scale}
