@@ -131,10 +131,11 @@ def _invert_exactly(square: np.ndarray) -> None:
         raise np.linalg.LinAlgError
     if square.size:
         # The lower half of NumPy's rows is the upper one of LAPACK's columns, in the same memory.
-        factor, failed = scipy.linalg.lapack.dpotrf(square.T, lower=False, clean=False, overwrite_a=True)
+        factorise, invert_factor = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (square,))
+        factor, failed = factorise(square.T, lower=False, clean=False, overwrite_a=True)
         if failed:
             raise np.linalg.LinAlgError
-        inverse, failed = scipy.linalg.lapack.dpotri(factor, lower=False, overwrite_c=True)
+        inverse, failed = invert_factor(factor, lower=False, overwrite_c=True)
         square[:] = inverse.T
         mirror(square)
 
