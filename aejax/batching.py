@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
+from aejax import devices
+
 Encoded = TypeVar("Encoded")
 # Rows are read one by one where their padded length, which is many times the usual one, is this small a share of I.
 LONGEST_SHARE = 1 / 8
@@ -139,7 +141,7 @@ def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> 
     """
     if by_rows is None:
         by_rows = batch.items.shape[1] < LONGEST_SHARE * matrix.shape[0]
-    if by_rows and jax.default_backend() == "cpu":
+    if by_rows and devices.on_cpu():
         return _sum_of_rows(jnp.asarray(batch.items), jnp.asarray(batch.values), matrix)
     return densify(batch, matrix.shape[0]) @ matrix
 
@@ -184,6 +186,26 @@ def _backward(kept: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array)
 
 
 _sum_of_rows.defvjp(_forward, _backward)
+
+
+def sparse_product(rows: SparseRows, matrix: jax.Array) -> jax.Array:
+    """The rows `[n, m]` of a sparse matrix times a dense matrix `[m, D]` -> `[n, D]`.
+
+    On a CPU row by row, as many multiplications as there are cells; elsewhere as a product of dense matrices.
+    """
+    count, cells = rows.starts.shape[0] - 2, rows.items.shape[0]
+    if not devices.on_cpu():
+        row = jnp.repeat(jnp.arange(count + 1), jnp.diff(rows.starts), total_repeat_length=cells)
+        dense = jnp.zeros((count, matrix.shape[0])).at[row, rows.items].add(rows.values, mode="drop")
+        return jnp.matmul(dense, matrix, precision="highest")
+
+    def one(span: tuple[jax.Array, jax.Array]) -> jax.Array:
+        def add(at: jax.Array, total: jax.Array) -> jax.Array:
+            return total + rows.values[at] * matrix[rows.items[at]]
+
+        return jax.lax.fori_loop(*span, add, jnp.zeros(matrix.shape[1], matrix.dtype))
+
+    return jax.lax.map(one, (rows.starts[:-2], rows.starts[1:-1]))
 
 
 def scoring_chunk(count: int) -> int:

@@ -57,8 +57,6 @@ PARTS = (2, 4, 8)
 # The share of the multiplications that must be left, for the smaller blocks and the products of sparse matrices.
 WORTHWHILE = 0.6
 SEED = 0
-# Columns that go through sparse products at once: so few that they stay in a cache.
-COLUMNS = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,8 +255,8 @@ def _eliminated(
     def take_off(start: int, stop: int) -> None:
         system[np.ix_(ties, ties[start:stop])] -= np.concatenate(coupled(solved[start:stop].T))
 
-    solve.in_blocks(size, COLUMNS, fill)
-    solve.in_blocks(len(ties), COLUMNS, take_off)
+    solve.in_blocks(size, solve.THROUGH_SPARSE, fill)
+    solve.in_blocks(len(ties), solve.THROUGH_SPARSE, take_off)
     return _Leaf(span, ties, solved)
 
 

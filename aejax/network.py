@@ -18,7 +18,7 @@ import optax
 import scipy.sparse as sp
 from flax import nnx
 
-from aejax import batching, memory
+from aejax import batching, devices, memory
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import ValueSettings, check_counts, check_positive, user_item_matrix
@@ -208,7 +208,7 @@ def fit_network(
 
 def _require_memory(build: Callable[..., nnx.Module], items: int, batch_size: int) -> None:
     """Raises `ResourceError` where a training does not fit in a CPU's memory, before any parameter is made."""
-    if jax.default_backend() != "cpu":
+    if not devices.on_cpu():
         return
     shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0)))))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

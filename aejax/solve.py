@@ -19,6 +19,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
+from aejax import devices
 from aejax.errors import InputError
 
 BLOCK = 2048
@@ -26,6 +27,9 @@ TILE = 256
 # Rows that `invert` leaves to LAPACK, and rows of a product that it adds at once.
 LEAST = 512
 PIECE = 1024
+# Columns or rows of a dense matrix that go through a product with a sparse one at once: so few that they stay in the
+# cache of the core that has them.
+THROUGH_SPARSE = 128
 
 
 @partial(jax.jit, donate_argnums=0, static_argnames="block")
@@ -100,27 +104,51 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
 
 
 def _exact_inverse(pivot: np.ndarray) -> np.ndarray:
-    if not np.isfinite(pivot).all():
+    exact = pivot.astype(np.float64, order="C")
+    _invert_exactly(exact)
+    return exact.astype(np.float32)
+
+
+def exact_inverse(panel: Callable[[int, int], np.ndarray], size: int) -> np.ndarray:
+    """The inverse `[n, n]` of a symmetric positive definite matrix that is given as to `inverse_panels`, but in
+    float64: of one so small that LAPACK is sound.
+    """
+    square = np.zeros((size, size))
+
+    def fill(start: int, stop: int) -> None:
+        square[start:stop, :stop] = panel(start, stop)
+
+    in_blocks(size, LEAST, fill)
+    _invert_exactly(square)
+    return square
+
+
+def _invert_exactly(square: np.ndarray) -> None:
+    """A symmetric positive definite matrix `[n, n]` float64 becomes its inverse; what lies above its diagonal is not
+    used.
+    """
+    if not np.isfinite(square).all():
         raise np.linalg.LinAlgError
-    factor = scipy.linalg.cho_factor(pivot.astype(np.float64), lower=True, check_finite=False)
-    return scipy.linalg.cho_solve(factor, np.eye(len(pivot))).astype(np.float32)
+    if square.size:
+        # The lower half of NumPy's rows is the upper one of LAPACK's columns, in the same memory.
+        factorise, invert_factor = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (square,))
+        factor, failed = factorise(square.T, lower=False, clean=False, overwrite_a=True)
+        if failed:
+            raise np.linalg.LinAlgError
+        inverse, failed = invert_factor(factor, lower=False, overwrite_c=True)
+        square[:] = inverse.T
+        mirror(square)
 
 
 def inverse(panel: Callable[[int, int], np.ndarray], size: int) -> np.ndarray:
     """The inverse `[n, n]` float32 of a symmetric positive definite matrix that is given as to `inverse_panels`, in the
     way that is quick where JAX computes.
     """
-    if not on_cpu():
+    if not devices.on_cpu():
         return whole(inverse_panels(panel, size))
     full = empty(size, size)
     fill_and_invert(full, panel)
     return full
-
-
-def on_cpu() -> bool:
-    """Whether JAX computes on a CPU now."""
-    (device,) = jnp.zeros(()).devices()
-    return device.platform == "cpu"
 
 
 def fill_and_invert(square: np.ndarray, panel: Callable[[int, int], np.ndarray]) -> None:

@@ -161,6 +161,19 @@ def test_a_product_and_its_gradients_are_those_of_dense_rows(by_rows):
         np.testing.assert_allclose(own, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_sparse_product_is_that_of_the_dense_matrix(on_cpu, monkeypatch):
+    monkeypatch.setattr(batching.devices, "on_cpu", lambda: on_cpu)
+    rng = np.random.default_rng(0)
+    cells = sp.csr_array(sp.random(7, 11, 0.4, rng=rng, dtype=np.float32))
+    matrix = rng.normal(size=(11, 5)).astype(np.float32)
+    for sparse in (cells, sp.csr_array(sp.vstack([sp.csr_array((1, 11)), cells, sp.csr_array((2, 11))]))):
+        found = jax.jit(lambda rows: batching.sparse_product(rows, jnp.asarray(matrix)))(
+            batching.sparse_rows(sparse)[0]
+        )
+        np.testing.assert_allclose(found, sparse @ matrix, atol=1e-5)
+
+
 def test_short_histories_of_a_large_catalogue_need_no_dense_rows():
     batch = batching.pad_rows(sp.csr_array(np.eye(3, 8, dtype=np.float32)))
     wide = batch._replace(items=jnp.where(batch.items == 8, 4_000, batch.items))

@@ -74,7 +74,7 @@ def blocks(request, monkeypatch):
     for name, rows in request.param.items():
         monkeypatch.setattr(solve, name, rows)
     if request.param:
-        monkeypatch.setattr(dissection, "COLUMNS", 7)
+        monkeypatch.setattr(dissection.solve, "THROUGH_SPARSE", 7)
 
 
 @pytest.mark.parametrize("leaves", [2, 3, 4, 8])

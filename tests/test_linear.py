@@ -79,7 +79,7 @@ def test_the_eigenvectors_of_one_ridge_serve_another(tiny_lines, settings, side,
     factors = linear.factorise(tiny_lines, dataclasses.replace(settings, l2=1000.0))
     monkeypatch.setattr(solving, "choose_side", None)  # memory was freed since: the factors know their side
     monkeypatch.setattr(solving.solve, "inverse_panels", None)
-    monkeypatch.setattr(solving.scipy.linalg, "cho_factor", None)
+    monkeypatch.setattr(solving.solve, "exact_inverse", None)
     model = linear.fit(tiny_lines, settings, factors)
     scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
     np.testing.assert_allclose(scores, slow_twin(tiny_lines, settings), atol=1e-4)
@@ -127,7 +127,7 @@ def test_an_accelerator_inverts_the_users_side_as_a_whole(in_parts, monkeypatch)
     settings = EASESettings(l2=5.0)
     weights = np.asarray(linear.fit(in_parts, settings).weights)
     with monkeypatch.context() as patched:
-        patched.setattr(solving.solve, "on_cpu", lambda: False)
+        patched.setattr(solving.devices, "on_cpu", lambda: False)
         patched.setattr(solving.dissection, "choose", None)
         found = np.asarray(linear.fit(in_parts, settings).weights)
     np.testing.assert_allclose(found, weights, atol=1e-5)
@@ -166,13 +166,32 @@ def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(
     assert np.array_equal(scores, np.asarray(again.scores(again.encode(Histories(tiny_lines, None)))))
 
 
+@pytest.mark.parametrize("targets", [None, "binary"])
+@pytest.mark.parametrize("l2", [1e-2, 50.0])
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_exact_solution_is_stored_as_it_scores(tiny_lines, targets, l2, shared, tmp_path, monkeypatch):
+    """Of what is inverted in float64, with digits enough in float32 and without, alone and from eigenvectors."""
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
+    settings = EASESettings(l2=l2, values="quantity", targets=targets)
+    model = linear.fit(tiny_lines, settings, linear.factorise(tiny_lines, settings) if shared else None)
+    assert isinstance(model, scoring.UserWeights) and (model.refinement is None) == (l2 == 50.0)
+    runs.save_state(tmp_path / "state", model.state())
+    again = linear.restore(runs.load_state(tmp_path / "state"), settings, items=len(tiny_lines.items))
+    histories = Histories(tiny_lines, None)
+    found, expected = (np.asarray(one.scores(one.encode(histories))) for one in (again, model))
+    assert np.array_equal(found, expected)
+    truth = slow_twin(tiny_lines, settings)
+    np.testing.assert_allclose(found, truth, atol=5e-3 * np.abs(truth).max())
+
+
 def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_array(tiny_lines):
     model = linear.fit(tiny_lines, EASESettings())
     assert isinstance(model, scoring.ItemWeights)  # 30 products, 60 customers
     few = tiny_lines.take(tiny_lines.user < 10)
     model = linear.fit(few, EASESettings())
     assert isinstance(model, scoring.UserWeights)
-    assert model.answers.shape == (10, 30) and model.rows.shape == (10, 30)
+    assert max(leaf.size for leaf in jax.tree.leaves(model.state())) < 30 * 10
+    assert model.inverse.shape == (10, 10) and model.back.shape == (30, 10)
 
 
 @pytest.mark.parametrize("l2", [0.1, 1.0, 10.0])
@@ -240,13 +259,17 @@ def test_the_side_is_the_least_work_that_fits(monkeypatch):
     assert solving.choose_side(30_000, 41_000, 810_000, "auto") == "users-to-items"  # short histories: few rows to read
     assert solving.choose_side(100_000, 10_000, 5_000_000, "auto") == "items"
     assert solving.choose_side(2_500, 17_000, 600_000, "items") == "items"
+    # Long rows between products: reading a history's takes longer than a product with the customers' inverse.
+    monkeypatch.setattr(solving.memory, "available", lambda: 40e9)
+    assert solving.choose_side(9_000, 60_000, 810_000, "auto") == "users"
+    assert solving.choose_side(9_000, 10_000, 810_000, "auto") == "users-to-items"
     monkeypatch.setattr(solving.memory, "available", lambda: 10e9)
     # Products are too many for a matrix between them.
     assert solving.choose_side(9_000, 60_000, 810_000, "auto") == "users"
     monkeypatch.setattr(solving.memory, "available", lambda: 1e9)
     with pytest.raises(
         ResourceError,
-        match=r"30,000 customers x 41,000 products need 1\d\.\d GB of memory, and 1\.0 GB are free; .*--model elsa",
+        match=r"30,000 customers x 41,000 products need \d\.\d GB of memory, and 1\.0 GB are free; .*--model elsa",
     ):
         solving.choose_side(30_000, 41_000, 810_000, "auto")
     with pytest.raises(ResourceError, match="products on the side of the items, which --set side=items asks for, need"):
@@ -259,18 +282,18 @@ def test_the_memory_that_a_side_takes(monkeypatch):
     monkeypatch.setattr(solving.os, "cpu_count", lambda: 2)
     needed = functools.partial(solving.memory_needed, users=5_000, items=10_000)
     assert needed("items") == pytest.approx(4e6 * 210)  # the inverse
-    assert needed("users") == pytest.approx(4e6 * (25 + 2 * 50))
+    assert needed("users") == pytest.approx(4e6 * 2.1 * 25)
     assert needed("users-to-items") == pytest.approx(4e6 * (25 + 100 + 0.75 * 25))
-    # Few products: nothing is larger than the inverse. Few customers: in float64.
-    assert solving.memory_needed("users", 5_000, 10) == pytest.approx(4e6 * 2.1 * 25)
-    assert solving.memory_needed("users", 1_000, 10_000) == pytest.approx(4e6 * (2 + 2 * 10))
+    # Few customers: in float64.
+    assert solving.memory_needed("users", 4_000, 10_000) == pytest.approx(8e6 * 2.1 * 16)
     monkeypatch.setattr(solving.os, "cpu_count", lambda: 64)  # 64 blocks of 128 products at once
     assert needed("users-to-items") == pytest.approx(4e6 * 125 + 16 * 64 * 128 * 15_000)
+    assert needed("users") == pytest.approx(4e6 * 25 + 16 * 64 * 128 * 5_000)
 
 
 def test_other_targets_take_no_more_than_was_asked_for(monkeypatch):
     """All products are bought with all others: the overlaps in sparse form alone are 2 matrices between products."""
-    monkeypatch.setattr(solving, "OUT_BLOCK", 16)
+    monkeypatch.setattr(solve, "THROUGH_SPARSE", 16)
     monkeypatch.setattr(solving.os, "cpu_count", lambda: 1)
     users, items = 10, 1_500
     user, item = (np.ravel(index).astype(np.int32) for index in np.indices((users, items)))
@@ -332,8 +355,20 @@ def test_the_blocked_inverse_is_the_inverse(size):
     np.testing.assert_allclose(solve.whole(panels), np.linalg.inv(matrix.astype(np.float64)), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [0, 1, 8, 29])
+def test_the_exact_inverse_is_the_inverse_in_float64(size, monkeypatch):
+    monkeypatch.setattr(solve, "LEAST", 8)
+    matrix = positive_definite(size).astype(np.float64)
+    found = solve.exact_inverse(lambda start, stop: matrix[start:stop, :stop], size)
+    np.testing.assert_allclose(found, np.linalg.inv(matrix), rtol=1e-9, atol=1e-10)
+    assert np.array_equal(found, found.T)
+
+
 def test_a_matrix_that_is_not_positive_definite_is_refused():
     matrix = -np.eye(5, dtype=np.float32)
+    for wrong in (matrix, np.full((5, 5), np.nan), np.diag([1.0, 1.0, 0.0])):
+        with pytest.raises(np.linalg.LinAlgError):
+            solve.exact_inverse(lambda start, stop, wrong=wrong: wrong[start:stop, :stop], len(wrong))
     with pytest.raises(np.linalg.LinAlgError):
         solve.inverse_panels(lambda start, stop: matrix[start:stop, :stop], 5)
     with pytest.raises(np.linalg.LinAlgError):

@@ -33,13 +33,21 @@ matrix: with `Xw = W^1/2 X` and `M = (Xw L^-1 Xw' + 1)^-1`, the Woodbury identit
 
     P = L^-1 - L^-1 Xw' M Xw L^-1        P Xw' = L^-1 Xw' M        P_jj = (1 - Xw_j' M Xw_j / L_j) / L_j
 
-so `x P X' W Y = c Nt` and `x P = (x - c N) L^-1` with `c = x L^-1 Xw'`, `N = M Xw`, `Nt = M Yw`: the model is a
-matrix `[U, I]`, N with g folded in. Where customers are many and their histories short, `B = L^-1 Xw' N - diag(g / L)`
-is multiplied out once instead, because a customer's scores then are a few of its rows.
+so `x P X' W Y = c Nt` and `x P = (x - c N) L^-1` with `c = x L^-1 Xw'`, `N = M Xw`, `Nt = M Yw`. N and Nt, `[U, I]`,
+are never made: with `own = g / L`
+
+    scores(x) = (c M) (Yw + Xw diag(own)) - x diag(own)
+
+are a row times M and then as many multiplications as the sparse matrix has cells, and own, for which
+`diag(P X' W Y)_j = Yw_j' M Xw_j / L_j`, is made of N block of products by block of products. Where M in float32 has too
+few digits, `c M` is refined by what K = M^-1 leaves of c. Where customers are many and their histories short,
+`B = L^-1 Xw' (Nt + N diag(own)) - diag(own)` is multiplied out once instead, because a customer's scores then are a few
+of its rows.
 
 M is what takes the time: `U^3` multiplications and additions. Where customers fall into groups that few of them and few
 products tie together, a CPU makes it of the groups' own inverses and their ties, which is exact and takes a fraction of
-that (`aejax.dissection`). A run stores the lower half of M, and not the weights that are multiplied out of it.
+that (`aejax.dissection`). A run stores the lower half of M, and not the weights that are multiplied out of it where
+these are larger.
 """
 
 from __future__ import annotations
@@ -51,7 +59,6 @@ import numpy as np
 
 from aejax import solve
 from aejax.interactions import Interactions
-from aejax.matrix import from_state
 from aejax.models import Factorisation, Family, Range
 from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import DANSettings, EASESettings, EDLAESettings, RDLAESettings
@@ -63,6 +70,7 @@ from aejax.models.linear.solving import (
     multiplied_out,
     side_of,
     spectrum,
+    user_weights,
 )
 
 
@@ -91,15 +99,10 @@ def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> 
     """The model whose `state()` that was."""
     if "weights" in state:
         return ItemWeights(state["weights"], settings, bool(state["by_rows"]), settings.side)
-    if "answers" in state:
-        rows = from_state(state["rows"], items)
-        return UserWeights(state["answers"], state["own"], np.asarray(state["scale"]), rows, settings)
-    panels = [np.asarray(state["panels"][str(number)]) for number in range(len(state["panels"]))]
-    inverse = solve.whole(panels)
-    columns = from_state(state["columns"], len(inverse))
-    targets = from_state(state["targets"], len(inverse)) if "targets" in state else columns
-    solution = UserSolution(inverse, columns, targets, np.asarray(state["ridge"]), settings.xi)
-    return multiplied_out(solution, np.asarray(state["scale"]), settings)
+    solution, scale = UserSolution.restore(state, settings.xi), np.asarray(state["scale"])
+    if "own" in state:
+        return user_weights(solution, np.asarray(state["own"]), scale, settings)
+    return multiplied_out(solution, scale, settings)
 
 
 def factorise(train: Interactions, settings: EASESettings) -> Spectrum | None:

@@ -8,13 +8,18 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from aejax.batching import Batch, densify, pad_rows, product
+from aejax import solve
+from aejax.batching import Batch, SparseRows, pad_rows, product, sparse_product
 from aejax.interactions import Histories
-from aejax.matrix import to_state
 from aejax.models.linear.settings import EASESettings
+
+# Steps of iterative refinement where M in float32 has too few digits: after one, scores of the weakest ridges are
+# wrong, and after three they are as exact as their sums are in float32.
+REFINEMENTS = 3
 
 
 @partial(jax.jit, static_argnames="by_rows")
@@ -70,39 +75,73 @@ class UserBatch(NamedTuple):
     overlap: jax.Array
 
 
+class Refinement(NamedTuple):
+    """What `K = Xw L^-1 Xw' + 1` is made of, where M in float32 has too few digits to be its inverse.
+
+    Attributes:
+      columns: `Xw'`, a row for each of I products.
+      rows: `Xw L^-1`, a row for each of U customers.
+    """
+
+    columns: SparseRows
+    rows: SparseRows
+
+
 @jax.jit
-def _user_scores(answers: jax.Array, own: jax.Array, batch: UserBatch) -> jax.Array:
-    return batch.overlap @ answers - densify(batch.row, own.shape[0]) * own[None, :]
+def _user_scores(
+    inverse: jax.Array, columns: SparseRows, own: jax.Array, refinement: Refinement | None, batch: UserBatch
+) -> jax.Array:
+    overlap = batch.overlap.T
+    solved = jnp.matmul(inverse, overlap, precision="highest")
+    if refinement is not None:
+        for _ in range(REFINEMENTS):  # what K leaves of the overlap is solved for as well
+            through = sparse_product(refinement.columns, solved)
+            left = overlap - solved - sparse_product(refinement.rows, through)
+            solved += jnp.matmul(inverse, left, precision="highest")
+    rows = jnp.arange(batch.overlap.shape[0])[:, None]
+    own_share = batch.row.values * own.at[batch.row.items].get(mode="fill", fill_value=0)
+    return sparse_product(columns, solved).T.at[rows, batch.row.items].add(-own_share, mode="drop")
 
 
 @dataclasses.dataclass(frozen=True)
 class UserWeights:
-    """The model as a matrix between the customers of train and products: `scores(x) = c answers - x * own`.
+    """The model as a matrix between the customers of train: `scores(x) = c inverse columns' - x * own`.
 
     Attributes:
-      answers: `[U, I]`, `(Nt + N diag(g / L)) diag(n)^-item_power`.
+      inverse: M of the package's docstring, `[U, U]`.
+      columns: `(Yw + Xw diag(g / L)) diag(n)^-item_power`, a row for each of I products.
       own: `[I]`, `g / L * n^-item_power`.
       scale: `[I]`, `n^item_power`.
-      rows: `Xw L^-1`, `[U, I]`.
+      back: `L^-1 Xw'`, `[I, U]`.
+      refinement: None where M has digits enough.
       settings: of the value transform.
+      beside: what a run stores beside the half of M.
     """
 
-    answers: jax.Array
+    inverse: jax.Array
+    columns: SparseRows
     own: jax.Array
     scale: np.ndarray
-    rows: sp.csr_array
+    back: sp.csr_array
+    refinement: Refinement | None
     settings: EASESettings
+    beside: Mapping[str, Any]
 
     def encode(self, histories: Histories) -> UserBatch:
         """Histories of n customers -> a batch on the host."""
         matrix = self.settings.history_matrix(histories)
         matrix.data *= self.scale[matrix.indices]
-        overlap = np.asarray((matrix @ self.rows.T).toarray(), dtype=np.float32)
+        overlap = solve.empty(matrix.shape[0], self.back.shape[1])
+
+        def fill(start: int, stop: int) -> None:
+            overlap[start:stop] = (matrix[start:stop] @ self.back).toarray()
+
+        solve.in_blocks(len(overlap), solve.THROUGH_SPARSE, fill)
         return UserBatch(pad_rows(matrix), overlap)  # pyright: ignore[reportArgumentType] (host until jitted)
 
     def scores(self, batch: UserBatch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _user_scores(self.answers, self.own, batch)
+        return _user_scores(self.inverse, self.columns, self.own, self.refinement, batch)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -111,4 +150,15 @@ class UserWeights:
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""
-        return {"answers": self.answers, "own": self.own, "scale": self.scale, "rows": to_state(self.rows)}
+        return {**lower_half(np.asarray(self.inverse)), **self.beside}
+
+
+def lower_half(inverse: np.ndarray) -> dict[str, Any]:
+    """What a run stores of M: the half of it, block row by block row."""
+    return {"panels": {str(number): panel for number, panel in enumerate(solve.lower_panels(inverse))}}
+
+
+def whole_of(state: Mapping[str, Any]) -> np.ndarray:
+    """M, `[U, U]`, of which a run stored `lower_half`."""
+    panels = state["panels"]
+    return solve.whole([np.asarray(panels[str(number)]) for number in range(len(panels))])

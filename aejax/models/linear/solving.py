@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,18 +14,20 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from aejax import dissection, memory, solve
+from aejax import devices, dissection, memory, solve
+from aejax.batching import sparse_rows
 from aejax.interactions import Interactions
-from aejax.matrix import scale_rows, to_state, user_item_matrix, weighted_rows
-from aejax.models.linear.scoring import ItemWeights, UserWeights
+from aejax.matrix import from_state, scale_rows, to_state, user_item_matrix, weighted_rows
+from aejax.models.linear.scoring import ItemWeights, Refinement, UserWeights, lower_half, whole_of
 from aejax.models.linear.settings import EASESettings
 
-# A row that is read costs a CPU's memory as much time as this many multiplications of a row cost its cores.
+# A row of a matrix between products that is read costs a CPU's memory as much time as so many multiplications of a row
+# cost its cores.
 CELLS_PER_ROW_READ = 50
+# A cell of a sparse matrix costs as much time in a product as so many cells of a dense one.
+CELLS_PER_SPARSE_CELL = 12
 # Up to this many rows a side is solved in float64: its diagonal is a small difference from 1.
 EXACT = 4096
-# Products that are multiplied out at once: so few that what their columns hold stays in a cache.
-OUT_BLOCK = 128
 
 
 def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
@@ -39,7 +42,10 @@ def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
     Raises:
       ResourceError: none of them fits in memory.
     """
-    by_users = "users-to-items" if users * users > CELLS_PER_ROW_READ * cells else "users"
+    # What a customer's scores take: a row of `[U, U]` and the sparse cells, or the rows of `[I, I]` of a history.
+    scored_by_users = users * users + CELLS_PER_SPARSE_CELL * cells
+    scored_by_items = CELLS_PER_ROW_READ * cells * items / max(users, 1)
+    by_users = "users-to-items" if scored_by_users > scored_by_items else "users"
     sides = [by_users, "users", "items"] if users < items else ["items", by_users, "users"]
     order = [side for side in sides if wanted in ("auto", side.removesuffix("-to-items"))]
     free = memory.available()
@@ -53,16 +59,17 @@ def choose_side(users: int, items: int, cells: int, wanted: str) -> str:
 
 def memory_needed(side: str, users: int, items: int) -> float:
     """Bytes that a side takes at its worst moment, beside the purchases; for the arguments see `choose_side`."""
-    between_users, between_items, answers = users * users, items * items, users * items
+    between_users, between_items = users * users, items * items
+    at_once = (os.cpu_count() or 1) * solve.THROUGH_SPARSE
     inverse = 2.1  # block rows of half the matrix before, during and after a round; then the half and the whole
     if side == "items":
         floats = inverse * between_items  # no less than the inverse and, for other targets, the weights
     elif side == "users":
         wide = 2 if users <= EXACT else 1  # in float64
-        # the inverse; beside it the answers and their transpose
-        floats = max(inverse * wide * between_users, wide * between_users + 2 * answers)
+        # the inverse; beside it, of which the half that is stored is made, what the diagonal is made of
+        floats = wide * (max(inverse * between_users, between_users + 4 * at_once * users))
     else:
-        blocks = 4 * (os.cpu_count() or 1) * OUT_BLOCK * (users + items)
+        blocks = 4 * at_once * (users + items)
         # the inverse and the weights; beside them what is being multiplied out, then the half that is stored and, once
         # the inverse is gone, the copies of that half: 0.66 as measured with 29,858 customers and 40,981 products
         floats = between_users + between_items + max(blocks, 0.75 * between_users)
@@ -176,7 +183,7 @@ def _solve_items(system: System, settings: EASESettings, factors: Spectrum | Non
             multiplier = _multiplier(own, diagonal[start:stop], settings.xi)
             weights[:, start:stop] = (answers - inverse[start:stop] * multiplier.astype(np.float32)[:, None]).T
 
-        solve.in_blocks(count, OUT_BLOCK, fill)
+        solve.in_blocks(count, solve.THROUGH_SPARSE, fill)
     by_rows = inputs.nnz * CELLS_PER_ROW_READ < inputs.shape[0] * inputs.shape[1]
     return _item_weights(weights, scale, settings, by_rows, "items")
 
@@ -214,17 +221,45 @@ class UserSolution:
             solved += left @ self.inverse
         return solved
 
+    def _with_own(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """For products `start` to `stop`: N', `[products, U]`, and `g / L`."""
+        ridge, columns = self.ridge[start:stop], self.columns[start:stop]
+        solved = self._solved(columns)
+        explained = answered = _row_products(columns, solved) / ridge
+        if self.targets is not self.columns:
+            answered = _row_products(self.targets[start:stop], solved) / ridge
+        rest = 1.0 - explained  # L P, which is near 0 where the ridge is weak
+        solve.check_digits(rest, self.inverse.dtype)
+        return solved, _multiplier(answered, rest / ridge, self.xi) / ridge
+
+    def own(self) -> np.ndarray:
+        """`g / L` of all products, `[I]`."""
+        own = np.empty(len(self.ridge))
+
+        def fill(start: int, stop: int) -> None:
+            own[start:stop] = self._with_own(start, stop)[1]
+
+        solve.in_blocks(len(own), solve.THROUGH_SPARSE, fill)
+        return own
+
     def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """For products `start` to `stop`: `(Nt + N diag(g / L))'`, `[products, U]`, and `g / L`."""
-        ridge, columns = self.ridge[start:stop], self.columns[start:stop]
-        solved = answers = self._solved(columns)
-        if self.targets is not self.columns:
-            answers = self._solved(self.targets[start:stop])
-        rest = 1.0 - _row_products(columns, solved) / ridge  # L P, which is near 0 where the ridge is weak
-        solve.check_digits(rest, self.inverse.dtype)
-        diagonal = rest / ridge
-        own = _multiplier(_row_products(columns, answers) / ridge, diagonal, self.xi) / ridge
+        solved, own = self._with_own(start, stop)
+        answers = solved if self.targets is self.columns else self._solved(self.targets[start:stop])
         return _plus_scaled(answers, solved, own), own
+
+    def state(self) -> dict[str, Any]:
+        """What a run stores of it beside M."""
+        state = {"columns": to_state(self.columns), "ridge": self.ridge}
+        return state if self.targets is self.columns else {**state, "targets": to_state(self.targets)}
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any], xi: float) -> UserSolution:
+        """The solution whose `state()` that was, with the `lower_half` of M."""
+        inverse = whole_of(state)
+        columns = from_state(state["columns"], len(inverse))
+        targets = from_state(state["targets"], len(inverse)) if "targets" in state else columns
+        return cls(inverse, columns, targets, np.asarray(state["ridge"]), xi)
 
 
 def _plus_scaled(answers: np.ndarray, solved: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -239,27 +274,39 @@ def _plus_scaled(answers: np.ndarray, solved: np.ndarray, own: np.ndarray) -> np
 
 
 def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserSolution:
-    inputs, targets, ridge = system.inputs, system.targets, system.ridge
-    users = inputs.shape[0]
+    inverse, order = _users_inverse(system, settings, factors)
+    columns = targets = sp.csr_array(system.inputs[order].T)
+    if system.targets is not system.inputs:
+        targets = sp.csr_array(system.targets[order].T)
+    if keeps_digits(columns, system.ridge):
+        inverse = inverse.astype(np.float32, copy=False)
+    return UserSolution(inverse, columns, targets, system.ridge, settings.xi)
+
+
+def _users_inverse(
+    system: System, settings: EASESettings, factors: Spectrum | None
+) -> tuple[np.ndarray, np.ndarray | slice]:
+    """M of the package's docstring, `[U, U]`, and the order in which its rows have the customers of train, on which no
+    score depends.
+    """
+    inputs, ridge = system.inputs, system.ridge
+    users, as_they_are = inputs.shape[0], slice(None)
     if factors is not None:
         inverse = settings.l2 * factors.inverse(settings.l2)
-    elif users <= EXACT:
-        exact = sp.csr_array(inputs, dtype=np.float64)  # as the eigenvectors of it are
-        whole = solve.gram_panels(solve.over_ridge(exact, ridge), sp.csr_array(exact.T), np.ones(users))(0, users)
-        inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(whole, lower=True), np.eye(users))
-    elif not solve.on_cpu():  # an accelerator is quicker with the inverse as a whole than a CPU in parts
-        panel = solve.gram_panels(solve.over_ridge(inputs, ridge), sp.csr_array(inputs.T), np.ones(users))
-        inverse = solve.inverse(panel, users)
-    else:
+        solve.mirror(inverse)  # which rounding leaves not quite symmetric, and a run stores the half
+        return inverse, as_they_are
+    if users > EXACT and devices.on_cpu():  # an accelerator is quicker with the inverse as a whole than a CPU in parts
         plan = dissection.choose(inputs)
-        inverse = dissection.inverse(inputs, ridge, plan)
-        # No score depends on the order of the customers of train.
-        inputs, targets = inputs[plan.order], targets[plan.order]
-    columns = sp.csr_array(inputs.T)
-    targets_by_item = columns if system.targets is system.inputs else sp.csr_array(targets.T)
-    if keeps_digits(columns, ridge):
-        inverse = inverse.astype(np.float32, copy=False)
-    return UserSolution(inverse, columns, targets_by_item, ridge, settings.xi)
+        return dissection.inverse(inputs, ridge, plan), plan.order
+    if users > EXACT:
+        return solve.inverse(_gram(inputs, ridge), users), as_they_are
+    # In the floats that the eigenvectors have.
+    return solve.exact_inverse(_gram(sp.csr_array(inputs, dtype=np.float64), ridge), users), as_they_are
+
+
+def _gram(inputs: sp.csr_array, ridge: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """`Xw L^-1 Xw' + 1`, as `solve.inverse_panels` takes it."""
+    return solve.gram_panels(solve.over_ridge(inputs, ridge), sp.csr_array(inputs.T), np.ones(inputs.shape[0]))
 
 
 def keeps_digits(columns: sp.csr_array, ridge: np.ndarray) -> bool:
@@ -277,27 +324,33 @@ def keeps_digits(columns: sp.csr_array, ridge: np.ndarray) -> bool:
 
 def _times(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
     """The product of a sparse and a dense matrix; of so many cells that a dense product is quicker, as one."""
-    if sparse.nnz * CELLS_PER_ROW_READ > sparse.shape[0] * sparse.shape[1]:
+    if sparse.nnz * CELLS_PER_SPARSE_CELL > sparse.shape[0] * sparse.shape[1]:
         return sparse.toarray() @ dense
     return np.asarray(sparse @ dense)
 
 
 def _solve_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserWeights:
-    ridge, scale = system.ridge, system.scale
     solution = _by_users(system, settings, factors)
-    answers, own = np.empty((len(ridge), len(solution.inverse)), dtype=np.float32), np.empty(len(ridge))
+    return user_weights(solution, solution.own(), system.scale, settings)
 
-    def fill(start: int, stop: int) -> None:
-        block, own[start:stop] = solution.answers(start, stop)
-        answers[start:stop] = block / scale[start:stop, None].astype(np.float32)
 
-    solve.in_blocks(len(ridge), OUT_BLOCK, fill)
+def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, settings: EASESettings) -> UserWeights:
+    """The weights between the customers of train, with the diagonal `g / L` that `UserSolution.own` gave."""
+    columns, targets, ridge = solution.columns, solution.targets, solution.ridge
+    out = scale_rows(columns, 1 + own) if targets is columns else targets + scale_rows(columns, own)
+    back = scale_rows(columns, 1 / ridge)
+    refinement = None
+    if not keeps_digits(columns, ridge):
+        refinement = Refinement(sparse_rows(columns)[0], sparse_rows(sp.csr_array(back.T))[0])
     return UserWeights(
-        jnp.asarray(answers.T),
+        jnp.asarray(solution.inverse, dtype=jnp.float32),
+        sparse_rows(scale_rows(sp.csr_array(out), 1 / scale))[0],
         jnp.asarray(own / scale, dtype=jnp.float32),
         scale.astype(np.float32),
-        solve.over_ridge(sp.csr_array(solution.columns.T), ridge),
+        back,
+        refinement,
         settings,
+        {**solution.state(), "own": own, "scale": scale},
     )
 
 
@@ -308,8 +361,7 @@ def _solve_users_to_items(system: System, settings: EASESettings, factors: Spect
 def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESettings) -> ItemWeights:
     """The weights between products, a block of their columns at a time."""
     columns = solution.columns
-    back = sp.csr_array(columns, copy=True)
-    back.data /= np.repeat(solution.ridge, np.diff(columns.indptr)).astype(np.float32)
+    back = scale_rows(columns, 1 / solution.ridge)
     count = columns.shape[0]
     weights = solve.empty(count, count)
 
@@ -319,14 +371,10 @@ def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESett
         block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
         weights[:, start:stop] = block
 
-    solve.in_blocks(count, OUT_BLOCK, fill)
+    solve.in_blocks(count, solve.THROUGH_SPARSE, fill)
     if len(solution.inverse) <= EXACT:
         return _item_weights(weights, scale, settings, True, "users")
-    smaller: dict[str, Any] = {"columns": to_state(columns), "ridge": solution.ridge, "scale": scale}
-    if solution.targets is not columns:
-        smaller["targets"] = to_state(solution.targets)
-    panels = solve.lower_panels(solution.inverse)
-    smaller["panels"] = {str(number): panel for number, panel in enumerate(panels)}
+    smaller = {**solution.state(), **lower_half(solution.inverse), "scale": scale}
     return dataclasses.replace(_item_weights(weights, scale, settings, True, "users"), smaller=smaller)
 
 
