@@ -151,8 +151,8 @@ def report_tasks(tasks: Mapping[str, TaskEvaluation], left_out: Mapping[str, int
       task -> `{"users", "users_left_out", "metrics", "repeat_targets", "new_targets"}`; the last two hold how many
       `targets` of the kind there are, their `share` of the task's, how many `users` have any, and the `metrics` of
       `KIND_KEYS` with these alone as targets, over these users, in the task's own lists. Without users there are no
-      metrics. `include` has the `calibration` of the share of repeats: means `predicted` and `observed`, and the same of
-      `groups` of customers by what is predicted for them.
+      metrics. `include` has the `calibration` of the share of repeats: means `predicted` and `observed`, and the same
+      of `groups` of customers by what is predicted for them.
     """
     return {
         name: {

@@ -214,8 +214,35 @@ def test_repeat_and_new_targets_are_counted_apart_in_the_same_lists(model, tasks
     assert min(totals.values()) > 0
 
 
+@pytest.mark.parametrize("logits", [False, True])
+def test_the_share_of_repeats_is_predicted_by_probabilities_where_there_are_any_and_else_by_the_list(
+    model, tasks, logits, monkeypatch
+):
+    monkeypatch.setattr(TableModel, "scores_are_logits", logits, raising=False)
+    calibration = evaluate_tasks(model, tasks, chunk=7)["include"].calibration
+    wide = tasks["include"]
+    bought = {(int(u), int(i)) for u, i in zip(wide.users[wide.inputs.lines.user], wide.inputs.lines.item, strict=True)}
+    count = wide.targets.shape[1]
+    for row, user in enumerate(wide.users.tolist()):
+        own = [item for item in range(count) if (user, item) in bought]
+        likely = np.exp(model.table[user].astype(np.float64))
+        top = np.argsort(-model.table[user], kind="stable")[:10].tolist()
+        expected = likely[own].sum() / likely.sum() if logits else len(set(top) & set(own)) / len(top)
+        assert calibration.predicted[row] == pytest.approx(expected, rel=1e-5)
+        targets = wide.targets[[row]].indices.tolist()
+        assert calibration.observed[row] == len(set(targets) & set(own)) / len(targets)
+    report = calibration.report()
+    assert sum(group["users"] for group in report["groups"]) == len(wide)
+    means = [group["predicted"] for group in report["groups"]]
+    assert means == sorted(means) and means[0] < report["predicted"] < means[-1]
+    order = np.argsort(calibration.predicted, kind="stable")
+    first = order[: report["groups"][0]["users"]]
+    assert report["groups"][0]["observed"] == pytest.approx(calibration.observed[first].mean())
+
+
 def test_the_first_time_has_no_repeats(model, tasks):
     result = evaluate_tasks(model, tasks)["exclude"]
+    assert result.calibration is None
     assert (result.repeat_targets.targets, result.repeat_targets.share, len(result.repeat_targets.users)) == (0, 0.0, 0)
     assert (result.new_targets.targets, result.new_targets.share) == (tasks["exclude"].targets.nnz, 1.0)
     for key in KIND_KEYS:

@@ -240,6 +240,11 @@ def with_tasks(page: dict[str, Any]) -> dict[str, Any]:
                 "metrics": metrics(level),
                 "repeat_targets": kind(250, 0.25, level + 0.2),
                 "new_targets": kind(750, 0.75, level - 0.2),
+                "calibration": {
+                    "predicted": level,
+                    "observed": 0.25,
+                    "groups": [{"users": 600, "predicted": at, "observed": at / 2} for at in (level - 0.1, level + 0.1)],
+                },
             },
             "exclude": {
                 "users": 1000,
@@ -259,6 +264,12 @@ def test_both_tasks_stand_side_by_side_with_the_share_of_repeats():
     cells = row_of(text, heading, "multvae")
     assert [cell[:6] for cell in cells] == ["0.4000", "0.6000", "0.2000", "0.3000"]
     assert [cell[:6] for cell in row_of(text, heading, "popularity")] == ["0.3000", "0.5000", "0.1000", "0.2000"]
+
+
+def test_what_is_predicted_of_repeats_stands_beside_what_was_bought():
+    text = report.render(with_tasks(make_page()))
+    cells = row_of(text, "How large is the share of what was bought before?", "multvae")
+    assert cells == ["0.4000 / 0.2500", "0.3000 / 0.1500", "0.5000 / 0.2500"]
 
 
 def test_a_task_without_anyone_shows_a_dash():
