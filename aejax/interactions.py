@@ -6,6 +6,7 @@ Legend of shapes used throughout: U users, I items, N order lines, n users of a 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from collections.abc import Iterable
 from functools import cached_property
@@ -143,6 +144,18 @@ def histories_of(lines: Interactions, users: np.ndarray, as_of: np.ndarray | Non
     own = lines.take(position[lines.user] >= 0)
     own = dataclasses.replace(own, user=position[own.user], users=lines.users.take(users), as_of=None)
     return Histories(own.take(np.argsort(own.user, kind="stable")), as_of)
+
+
+def moment_of(text: str) -> np.datetime64:
+    """An ISO date or time -> that moment in UTC, to the second; without a zone it is UTC.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    moment = datetime.datetime.fromisoformat(text)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+    return np.datetime64(moment, "s")
 
 
 def net_returns(lines: Interactions) -> Interactions:

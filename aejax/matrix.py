@@ -16,10 +16,10 @@ VALUES = ("binary", "quantity", "log1p-quantity", "orders", "log1p-orders", "rec
 MOST_POWER = 4
 
 
-def check_values(values: str) -> None:
-    """Raises `InputError` where no value transform has this name."""
+def check_values(values: str, name: str = "--values") -> None:
+    """Raises `InputError` where no value transform has this name; `name` is what was to give it."""
     if values not in VALUES:
-        raise InputError(f'--values is "{values}"; {nearest(values, VALUES)}')
+        raise InputError(f'{name} is "{values}"; {nearest(values, VALUES)}')
 
 
 def user_item_matrix(
@@ -97,6 +97,35 @@ class ValueSettings:
     def history_matrix(self, histories: Histories) -> sp.csr_array:
         """Histories of n customers -> their user-item matrix `[n, I]`."""
         return history_matrix(histories, self.values, half_life=self.half_life)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSettings(ValueSettings):
+    """Settings of a model that learns to predict rows of the matrix from rows of it.
+
+    What is held out and evaluated is binary in any case. No setting of models that predict nothing while they are
+    fitted: neighbourhoods, spectral filters and rules, which sum or propagate the inputs' values, and `ials`, whose
+    target is 1 by its definition and whose values are the weight of that.
+
+    Attributes:
+      targets: value transform of what is predicted; None: that of the inputs.
+    """
+
+    targets: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.targets is not None:
+            check_values(self.targets, "targets")
+
+    @property
+    def predicts_inputs(self) -> bool:
+        """Whether what is predicted are the inputs themselves."""
+        return self.targets in (None, self.values)
+
+    def target_matrix(self, train: Interactions) -> sp.csr_array:
+        """Purchases to learn from -> the matrix `[U, I]` to predict, of the cells of `train_matrix`."""
+        return user_item_matrix(train, self.targets or self.values, half_life=self.half_life)
 
 
 def check_counts(settings: ValueSettings, *names: str) -> None:

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 from aejax import dissection, memory, solve
 from aejax.interactions import Interactions
-from aejax.matrix import scale_rows, to_state, user_item_matrix, weighted_rows
+from aejax.matrix import scale_rows, to_state, weighted_rows
 from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import EASESettings
 
@@ -93,9 +93,8 @@ def make_system(train: Interactions, settings: EASESettings) -> System:
     """The weighted matrix with its ridge."""
     inputs, kept, root_weight, customers, energy = weighted_rows(settings.train_matrix(train), settings.user_power)
     targets = inputs
-    if settings.targets not in (None, settings.values):
-        other = user_item_matrix(train, str(settings.targets), half_life=settings.half_life)
-        targets = scale_rows(other[kept], root_weight)
+    if not settings.predicts_inputs:
+        targets = scale_rows(settings.target_matrix(train)[kept], root_weight)
     direction = customers**settings.l2_power
     ridge = settings.l2 * direction + settings.dropout / (1 - settings.dropout) * energy
     return System(inputs, targets, energy, direction, ridge, customers**settings.item_power)
