@@ -135,7 +135,8 @@ def _training_rows(
     if not settings.predicts_inputs:
         columns["targets"] = scaled(settings.target_matrix(train)[kept])
     if settings.target_weight != "binary":
-        columns["weights"] = user_item_matrix(train, settings.target_weight, half_life=settings.half_life)[kept]
+        weights = user_item_matrix(train, settings.target_weight, half_life=settings.half_life, setting="target_weight")
+        columns["weights"] = weights[kept]
     return scaled(matrix[kept]), columns
 
 
