@@ -182,6 +182,18 @@ def test_what_the_dates_and_orders_cannot_carry_is_refused_by_every_command(case
     assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
+def test_a_day_to_score_on_needs_dates(tmp_path, capsys):
+    shop = write_shop(tmp_path / "shop")
+    without("created_at")(shop)
+    assert run("fit", shop, "--model", "popularity", "--run", tmp_path / "run") == 0
+    capsys.readouterr()
+    before = sorted((tmp_path / "run").iterdir())
+    assert run("recommend", tmp_path / "run", "--on", "2024-03-01") == 1
+    message = capsys.readouterr().err
+    assert "--on 2024-03-01 needs order dates (created_at)" in message and message.count("\n") == 1
+    assert sorted((tmp_path / "run").iterdir()) == before
+
+
 def test_a_folder_in_the_place_of_a_file(tmp_path, capsys):
     shop = write_shop(tmp_path / "shop")
     (shop / "orders.csv").unlink()
