@@ -226,6 +226,14 @@ def _weights(
     return sp.csr_array(sp.vstack(list(rows()), format="csr").T)
 
 
+def _correlation(
+    inputs: sp.csr_array, targets: sp.csc_array, means: np.ndarray, target_means: np.ndarray, start: int, stop: int
+) -> np.ndarray:
+    """Columns `start` to `stop` of `Xw' Yw - means target_means'`, `[I, stop - start]` float32."""
+    block = (inputs.T @ targets[:, start:stop]).toarray()
+    return (block - np.outer(means, target_means[start:stop])).astype(np.float32)
+
+
 def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
     """Invert once, and solve for the weights.
 
@@ -268,11 +276,7 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
     if not settings.predicts_inputs:
         targets = sp.csc_array(scale_rows(settings.target_matrix(train)[kept], root_weight))
         target_means = np.asarray(targets.T @ root_weight) / total if settings.center else means
-
-        def correlation(start: int, stop: int) -> np.ndarray:
-            block = (weighted.T @ targets[:, start:stop]).toarray()
-            return (block - total * np.outer(means, target_means[start:stop])).astype(np.float32)
-
+        correlation = partial(_correlation, weighted, targets, total * means, target_means)
     weights = _weights(problem, settings, correlation)
     offset = target_means - np.asarray(weights.T @ means)
     return SlimWeights(weights, settings, jnp.asarray(offset, dtype=jnp.float32))
