@@ -29,11 +29,15 @@ class Batch(NamedTuple):
       values: `[B, L]` float32, padded with 0.
       users: `[B]` int32, each row's number in the matrix that was trained on, U for padding, -1 for one not in it; None
         where the model does not ask who a row belongs to.
+      targets: `[B, L]` float32, what is to be predicted of the same cells; None: their values.
+      weights: `[B, L]` float32, what a loss weighs the same cells by; None: 1, as every other cell.
     """
 
     items: jax.Array
     values: jax.Array
     users: jax.Array | None = None
+    targets: jax.Array | None = None
+    weights: jax.Array | None = None
 
 
 class SparseRows(NamedTuple):
@@ -43,11 +47,15 @@ class SparseRows(NamedTuple):
       starts: `[U + 2]` int32, where each row begins.
       items: `[nnz + L]` int32, padded with I.
       values: `[nnz + L]` float32, padded with 0.
+      targets: the same of another matrix with these cells, or None; see `Batch`.
+      weights: the same of another matrix with these cells, or None; see `Batch`.
     """
 
     starts: jax.Array
     items: jax.Array
     values: jax.Array
+    targets: jax.Array | None = None
+    weights: jax.Array | None = None
 
 
 def bucket(length: int) -> int:
@@ -60,14 +68,25 @@ def longest_row(matrix: sp.csr_array) -> int:
     return int(np.diff(matrix.indptr).max(initial=0))
 
 
-def sparse_rows(matrix: sp.csr_array) -> tuple[SparseRows, int]:
-    """CSR `[U, I]` -> the same on the device, and the length L to which `gather_rows` pads."""
+def sparse_rows(
+    matrix: sp.csr_array, *, targets: sp.csr_array | None = None, weights: sp.csr_array | None = None
+) -> tuple[SparseRows, int]:
+    """CSR `[U, I]`, and others with the same cells -> the same on the device, and the length L to which `gather_rows`
+    pads.
+    """
     length = max(1, longest_row(matrix))
     pad = np.full(length, matrix.shape[1], dtype=np.int32)
+
+    def column(other: sp.csr_array) -> jax.Array:
+        assert np.array_equal(other.indptr, matrix.indptr) and np.array_equal(other.indices, matrix.indices)
+        return jnp.asarray(np.concatenate([other.data.astype(np.float32), np.zeros(length, np.float32)]))
+
     return SparseRows(
         jnp.asarray(np.append(matrix.indptr, matrix.indptr[-1]).astype(np.int32)),
         jnp.asarray(np.concatenate([matrix.indices.astype(np.int32), pad])),
-        jnp.asarray(np.concatenate([matrix.data.astype(np.float32), np.zeros(length, np.float32)])),
+        column(matrix),
+        None if targets is None else column(targets),
+        None if weights is None else column(weights),
     ), length
 
 
@@ -77,10 +96,16 @@ def gather_rows(rows: SparseRows, users: jax.Array, length: int, count: int) -> 
     offsets = jnp.arange(length, dtype=jnp.int32)[None, :]
     starts = rows.starts[users][:, None]
     inside = offsets < rows.starts[users + 1][:, None] - starts
+
+    def cells(column: jax.Array) -> jax.Array:
+        return jnp.where(inside, column[starts + offsets], 0.0)
+
     return Batch(
         jnp.where(inside, rows.items[starts + offsets], count),
-        jnp.where(inside, rows.values[starts + offsets], 0.0),
+        cells(rows.values),
         users,
+        None if rows.targets is None else cells(rows.targets),
+        None if rows.weights is None else cells(rows.weights),
     )
 
 
@@ -122,6 +147,23 @@ def densify(batch: Batch, count: int) -> jax.Array:
     chex.assert_equal_shape([batch.items, batch.values])
     rows = jnp.arange(batch.items.shape[0])[:, None]
     return jnp.zeros((batch.items.shape[0], count)).at[rows, batch.items].set(batch.values, mode="drop")
+
+
+def target_rows(batch: Batch, count: int) -> tuple[jax.Array, jax.Array | float]:
+    """A batch -> what is to be predicted `[B, I]`, and the weight of each entry, `[B, I]`, or 1 of all; `count` is I.
+
+    An entry that is not one of a user's cells has the target 0 and the weight 1.
+    """
+    targets = densify(batch._replace(values=batch.values if batch.targets is None else batch.targets), count)
+    return targets, 1.0 if batch.weights is None else 1.0 + densify(batch._replace(values=batch.weights - 1.0), count)
+
+
+def weighted_targets(batch: Batch) -> Batch:
+    """The batch whose values are what is to be predicted times its weight: all that a loss needs which is linear in the
+    targets.
+    """
+    targets = batch.values if batch.targets is None else batch.targets
+    return batch._replace(values=targets if batch.weights is None else targets * batch.weights)
 
 
 def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:

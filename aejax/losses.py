@@ -13,7 +13,8 @@ import jax.numpy as jnp
 def multinomial_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     r"""Negative multinomial log-likelihood `-sum_i x_i log softmax(logits)_i`. `[B, I], [B, I] -> [B]`.
 
-    Liang et al. (2018), eq. 2, without the coefficient that does not depend on the parameters.
+    Liang et al. (2018), eq. 2, without the coefficient that does not depend on the parameters. It is linear in the
+    targets, so a weight of an entry multiplies its target.
 
     >>> multinomial_nll(jnp.zeros((1, 4)), jnp.array([[1.0, 0.0, 0.0, 0.0]])).round(4)
     Array([1.3863], dtype=float32)
@@ -23,10 +24,13 @@ def multinomial_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return targets.sum(1) * log_normaliser - (targets * logits).sum(1)
 
 
-def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Binary cross-entropy summed over items, targets in [0, 1]. `[B, I], [B, I] -> [B]`. Liang et al. 2018, eq. 4."""
+def bernoulli_nll(logits: jax.Array, targets: jax.Array, weight: jax.Array | float = 1.0) -> jax.Array:
+    """Binary cross-entropy summed over items, targets in [0, 1]. `[B, I], [B, I] -> [B]`. Liang et al. 2018, eq. 4.
+
+    `weight`: of each entry, `[B, I]`, or of all.
+    """
     chex.assert_equal_shape([logits, targets])
-    return (jax.nn.softplus(logits) - targets * logits).sum(1)
+    return (weight * (jax.nn.softplus(logits) - targets * logits)).sum(1)
 
 
 def squared_error(outputs: jax.Array, targets: jax.Array, weight: jax.Array | float = 1.0) -> jax.Array:

@@ -16,14 +16,19 @@ VALUES = ("binary", "quantity", "log1p-quantity", "orders", "log1p-orders", "rec
 MOST_POWER = 4
 
 
-def check_values(values: str) -> None:
-    """Raises `InputError` where no value transform has this name."""
+def check_values(values: str, setting: str = "--values") -> None:
+    """Raises `InputError` where no value transform has this name; `setting` is what was to give it."""
     if values not in VALUES:
-        raise InputError(f'--values is "{values}"; {nearest(values, VALUES)}')
+        raise InputError(f'{setting} is "{values}"; {nearest(values, VALUES)}')
 
 
 def user_item_matrix(
-    lines: Interactions, values: str = "binary", *, as_of: np.ndarray | None = None, half_life: float = 180.0
+    lines: Interactions,
+    values: str = "binary",
+    *,
+    as_of: np.ndarray | None = None,
+    half_life: float = 180.0,
+    setting: str = "--values",
 ) -> sp.csr_array:
     """Order lines `[N]` -> the user-item matrix `[U, I]`, float32 CSR with sorted indices.
 
@@ -34,6 +39,7 @@ def user_item_matrix(
       as_of: `[U]` datetime64[s], the moment that ages count to, for each customer; None: the cut that the lines carry
         (`Interactions.as_of`), or where they carry none their latest line.
       half_life: days after which an order counts half; only `recency` uses it.
+      setting: what gave `values`, for messages.
 
     Returns:
       Cells of customers and products without a line are absent.
@@ -41,10 +47,10 @@ def user_item_matrix(
     Raises:
       InputError: unknown `values`, or `recency` without dates.
     """
-    check_values(values)
+    check_values(values, setting)
     if values == "recency":
         if lines.at is None:
-            raise InputError("--values recency needs order dates (created_at), and these data have none; try orders")
+            raise InputError(f"{setting} recency needs order dates (created_at), and these data have none; try orders")
         as_of = lines.as_of if as_of is None else as_of
         until = as_of[lines.user] if as_of is not None else lines.at.max() if len(lines) else np.datetime64(0, "s")
         age_in_days = (until - lines.at).astype(np.float64) / 86_400.0
@@ -109,6 +115,35 @@ class ValueSettings(AgeSettings):
     def history_matrix(self, histories: Histories) -> sp.csr_array:
         """Histories of n customers -> their user-item matrix `[n, I]`."""
         return history_matrix(histories, self.values, half_life=self.half_life)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSettings(ValueSettings):
+    """Settings of a model that learns to predict rows of the matrix from rows of it.
+
+    What is held out and evaluated is binary in any case. No setting of models that predict nothing while they are
+    fitted: neighbourhoods, spectral filters and rules, which sum or propagate the inputs' values, and `ials`, whose
+    target is 1 by its definition and whose values are the weight of that.
+
+    Attributes:
+      targets: value transform of what is predicted; None: that of the inputs.
+    """
+
+    targets: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.targets is not None:
+            check_values(self.targets, "targets")
+
+    @property
+    def predicts_inputs(self) -> bool:
+        """Whether what is predicted are the inputs themselves."""
+        return self.targets in (None, self.values)
+
+    def target_matrix(self, train: Interactions) -> sp.csr_array:
+        """Purchases to learn from -> the matrix `[U, I]` to predict, of the cells of `train_matrix`."""
+        return user_item_matrix(train, self.targets or self.values, half_life=self.half_life, setting="targets")
 
 
 def check_counts(settings: Any, *names: str) -> None:

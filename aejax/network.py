@@ -21,21 +21,25 @@ from flax import nnx
 from aejax import batching, devices, memory
 from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import ValueSettings, check_counts, check_positive, user_item_matrix
+from aejax.matrix import TargetSettings, check_counts, check_positive, check_values, user_item_matrix
 from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings(ValueSettings):
+class NetworkSettings(TargetSettings):
     """Settings that every network has.
 
     Attributes:
+      target_weight: the value transform of the weight w that a bought product's term has in the loss, where one that
+        was not bought has 1; `binary`: 1. Squared and logistic losses take `w * loss(output, target)` (as Hu et al.
+        2008, with w in place of their 1 + alpha r), the multinomial and the cosine `w * target` as the target.
       batch_size: users in an update.
       learning_rate: of Adam.
       epochs: the most epochs.
       patience: epochs without a better validation NDCG@100 before training stops.
     """
 
+    target_weight: str = "binary"
     batch_size: int = 500
     learning_rate: float = 1e-3
     epochs: int = 200
@@ -43,6 +47,7 @@ class NetworkSettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_values(self.target_weight, "target_weight")
         check_counts(self, "batch_size", "epochs", "patience")
         check_positive(self, "learning_rate")
 
@@ -85,7 +90,7 @@ class Network:
       params: its parameters.
       items: I.
       settings: of the value transform.
-      unit: inputs are divided by each user's largest value, so that they fit a sigmoid.
+      unit: inputs and targets are divided by each user's largest value, so that they fit a sigmoid.
     """
 
     graphdef: nnx.GraphDef
@@ -96,7 +101,8 @@ class Network:
 
     def encode(self, histories: Histories) -> batching.Batch:
         """Histories of n customers -> a padded batch on the host."""
-        return batching.pad_rows(_input_matrix(histories.lines, histories.as_of, self.settings, self.unit))
+        matrix = self.settings.history_matrix(histories)
+        return batching.pad_rows(_largest_is_1(matrix) if self.unit else matrix)
 
     def scores(self, batch: batching.Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
@@ -107,13 +113,31 @@ class Network:
         return self.params
 
 
-def _input_matrix(lines: Interactions, as_of: np.ndarray | None, settings: NetworkSettings, unit: bool) -> sp.csr_array:
-    matrix = user_item_matrix(lines, settings.values, as_of=as_of, half_life=settings.half_life)
-    if unit and settings.values != "binary":
-        # Counts do not fit a sigmoid. Each user's largest count becomes 1, as an order of preference within the user.
-        largest = matrix.max(axis=1).toarray().ravel()
-        matrix.data /= np.repeat(np.maximum(largest, np.finfo(np.float32).tiny), np.diff(matrix.indptr))
-    return matrix
+def _largest_is_1(matrix: sp.csr_array) -> sp.csr_array:
+    """The matrix with each row divided by its largest: counts, which do not fit a sigmoid, as an order of preference
+    within the user.
+    """
+    largest = np.maximum(matrix.max(axis=1).toarray().ravel(), np.finfo(np.float32).tiny)
+    data = matrix.data / np.repeat(largest, np.diff(matrix.indptr))
+    return sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _training_rows(
+    train: Interactions, settings: NetworkSettings, unit: bool
+) -> tuple[sp.csr_array, dict[str, sp.csr_array]]:
+    """The inputs of all who bought something, `[n, I]`, and their `targets` and `weights` where these are others."""
+    scaled = _largest_is_1 if unit else lambda matrix: matrix
+    matrix = settings.train_matrix(train)
+    kept = np.diff(matrix.indptr) > 0
+    if not kept.any():
+        raise InputError("there is no purchase to train on; a network needs at least one customer with a purchase")
+    columns = {}
+    if not settings.predicts_inputs:
+        columns["targets"] = scaled(settings.target_matrix(train)[kept])
+    if settings.target_weight != "binary":
+        weights = user_item_matrix(train, settings.target_weight, half_life=settings.half_life, setting="target_weight")
+        columns["weights"] = weights[kept]
+    return scaled(matrix[kept]), columns
 
 
 def restore_network(
@@ -152,7 +176,7 @@ def fit_network(
       train: purchases.
       settings: the network's settings.
       key: for initialisation and training.
-      unit: divide inputs by each user's largest value.
+      unit: divide inputs and targets by each user's largest value.
       validate: a fitted network to a score; None: train for exactly `settings.epochs`.
       on_epoch: told the progress after every epoch.
       resume: given the progress before the first epoch, returns where to start: that, or a stored one.
@@ -161,15 +185,12 @@ def fit_network(
       The network of the best epoch, and the progress at the end.
     """
     items = len(train.items)
-    matrix = _input_matrix(train, None, settings, unit)
-    matrix = matrix[np.diff(matrix.indptr) > 0]
-    if matrix.shape[0] == 0:
-        raise InputError("there is no purchase to train on; a network needs at least one customer with a purchase")
+    matrix, columns = _training_rows(train, settings, unit)
     init_key, train_key = jax.random.split(key)
     _require_memory(build, items, min(settings.batch_size, matrix.shape[0]))
     graphdef, variables = nnx.split(build(items, rngs=nnx.Rngs(params=init_key)))
     params = nnx.to_pure_dict(variables)
-    rows, length = batching.sparse_rows(matrix)
+    rows, length = batching.sparse_rows(matrix, **columns)
     optimizer = optax.adam(settings.learning_rate)
 
     def merged(phase: Phase) -> Phase:
@@ -236,7 +257,7 @@ def fit_and_restore(
     Args:
       build: settings -> `build(items, rngs=...)` of its module.
       loss: settings and the number of users trained on -> the loss or the phases that `fit_network` takes.
-      unit: divide inputs by each user's largest value.
+      unit: divide inputs and targets by each user's largest value.
     """
 
     def fit(train: Interactions, settings: NetworkSettings, **training: Any) -> tuple[Network, Progress]:

@@ -6,6 +6,7 @@ Legend: n customers, I products, K the length of a list.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -23,6 +24,7 @@ from aejax.interactions import (
     Vocabulary,
     customers_of_products,
     histories_of,
+    moment_of,
     net_returns,
 )
 from aejax.matrix import history_matrix
@@ -45,6 +47,7 @@ def recommend(
     *,
     top: int = 10,
     repeat: str = "exclude",
+    as_of: np.datetime64 | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The best products for each customer, from their whole history, a chunk of customers at a time.
 
@@ -57,6 +60,7 @@ def recommend(
       titles: sku -> title.
       top: K, products per customer.
       repeat: `exclude` leaves out what the customer has bought.
+      as_of: the moment to which ages count and up to which `lines` reach (see `known_at`); None: that of the last line.
 
     Yields:
       Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
@@ -73,7 +77,7 @@ def recommend(
     has_history = np.bincount(bought.user, minlength=len(lines.users)) > 0
     known = np.where((known >= 0) & has_history[known], known, -1)
     title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
-    as_of = None if lines.at is None else np.full(len(lines.users), lines.at.max())
+    latest = lines.at.max() if as_of is None and lines.at is not None else as_of
     size = batching.scoring_chunk(count)
     for start in range(0, len(customers), size):
         chunk = known[start : start + size]
@@ -81,7 +85,7 @@ def recommend(
         items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
         basis = np.full(len(chunk), "popular", dtype=object)
         if len(users):
-            histories = histories_of(bought, users, None if as_of is None else as_of[users])
+            histories = histories_of(bought, users, None if latest is None else np.full(len(users), latest))
             seen = history_matrix(histories)
             if repeat == "include":
                 seen = sp.csr_array(seen.shape, dtype=np.float32)
@@ -104,6 +108,59 @@ def recommend(
             },
             columns=list(COLUMNS),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known at a moment.
+
+    Attributes:
+      lines: the order lines up to it, returns included.
+      as_of: the moment, UTC.
+      later: how many orders come after it; without order ids, how many order lines.
+    """
+
+    lines: Interactions
+    as_of: np.datetime64
+    later: int
+
+
+def known_at(lines: Interactions, on: str) -> Known:
+    """Order lines of a run -> those that are known on a day, so that nothing after it can be read.
+
+    Args:
+      lines: all order lines with their returns.
+      on: an ISO date, which means the end of that day, or an ISO time. Without a zone it is UTC. Ages count to it, on
+        the day of the last order to that order.
+
+    Raises:
+      InputError: it is neither a date nor a time, or not in the period of the orders, or the orders have no dates.
+    """
+    if lines.at is None:
+        raise InputError(
+            f"--on {on} needs order dates (created_at), and the data of this run have none; leave --on out"
+        )
+    first, last = lines.at.min(), lines.at.max()
+    try:
+        moment = moment_of(on)
+    except ValueError:
+        raise InputError(f'--on is "{on}"; expected a date such as {last.astype("datetime64[D]")}') from None
+    day = moment.astype("datetime64[D]")
+    end = moment if _has_time(on) else (day + np.timedelta64(1, "D")).astype("datetime64[s]") - np.timedelta64(1, "s")
+    if end < first or moment > last:
+        place = "before the first" if end < first else "after the last"
+        raise InputError(f"--on {on} is {place} order of this run, whose orders are of {first} to {last}")
+    is_known = lines.at <= end
+    later = lines.at[~is_known] if lines.order is None else np.unique(lines.order[~is_known])
+    return Known(lines.take(is_known), min(end, last), len(later))
+
+
+def _has_time(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return True
+    return False
 
 
 def basis_of(model: Model, histories: Histories) -> np.ndarray:

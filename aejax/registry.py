@@ -86,7 +86,13 @@ def make_settings(name: str, given: Mapping[str, Any]) -> Any:
     values = {}
     for key, value in given.items():
         if key not in known:
-            raise InputError(f'model {name} has no setting "{key}"; {nearest(key, known)}')
+            if key == "values":
+                raise InputError(
+                    f"--values {value} is nothing to model {name}, which by its definition reads purchases as they "
+                    "are; leave it out"
+                )
+            remedy = nearest(key, known) if known else "it has none"
+            raise InputError(f'model {name} has no setting "{key}"; {remedy}')
         values[key] = _parse(f"{key} of model {name}", value, known[key])
     return kind(**values)
 

@@ -8,14 +8,13 @@ customer who has none (nothing is held out) the latest purchase of the part.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Mapping
 
 import numpy as np
 import scipy.sparse as sp
 
 from aejax.errors import InputError
-from aejax.interactions import TEST, TRAIN, VALIDATION, Histories, Interactions, histories_of, net_returns
+from aejax.interactions import TEST, TRAIN, VALIDATION, Histories, Interactions, histories_of, moment_of, net_returns
 from aejax.matrix import user_item_matrix
 
 _NOTES = {
@@ -301,10 +300,7 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
             f"--split time needs orders of different dates, and all of these are of {first}; try --split users"
         )
     if cut is not None:
-        moment = datetime.datetime.fromisoformat(cut)
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
-        test_from = np.datetime64(moment, "s")
+        test_from = moment_of(cut)
         if not first < test_from <= last:
             raise InputError(f"--cut {cut} is not inside the period of the orders, {first} to {last}")
         stretch = last - test_from

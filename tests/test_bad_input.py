@@ -114,6 +114,86 @@ def test_bad_data_end_in_one_message(change, options, says, tmp_path, capsys):
     assert {path: path.read_bytes() for path in shop.iterdir()} == before
 
 
+LEARN = {
+    "fit": ["fit", "SHOP", "--model", "MODEL", "--run", "OUT"],
+    "compare": ["compare", "SHOP", "--models", "popularity,MODEL", "--out", "OUT"],
+    "tune": ["tune", "SHOP", "--model", "MODEL", "--trials", "2", "--run", "OUT"],
+}
+UNCARRIED = {
+    "time without dates": (without("created_at"), "ease", ["--split", "time"], ["--split time", "created_at", "users"]),
+    "last-order without dates": (
+        without("created_at"),
+        "ease",
+        ["--split", "last-order"],
+        ["--split last-order", "created_at", "try --split users"],
+    ),
+    "last-order without ids": (
+        without("order_id", "created_at"),
+        "ease",
+        ["--split", "last-order"],
+        ["--split last-order", "order_id", "try --split users"],
+    ),
+    "a rule without dates": (without("created_at"), "own-recency", [], ["own-recency", "created_at", "own-frequency"]),
+    "a rule without orders": (without("order_id", "created_at"), "last-basket", [], ["order_id", "own-frequency"]),
+    "values without dates": (
+        without("created_at"),
+        "ease",
+        ["--values", "recency"],
+        ["--values recency", "created_at", "try orders"],
+    ),
+    "targets without dates": (
+        without("created_at"),
+        "ease",
+        ["--set", "targets=recency"],
+        ["targets recency", "created_at", "try orders"],
+    ),
+    "time on one day": (one_day, "ease", ["--split", "time"], ["--split time", "2024-01-01", "try --split users"]),
+    "no split given, on one day": (one_day, "ease", [], ["--split time", "2024-01-01", "try --split users"]),
+    "last-order on one day": (
+        one_day,
+        "ease",
+        ["--split", "last-order"],
+        ["--split last-order", "2024-01-01", "try --split users"],
+    ),
+    "one order each": (
+        first_orders,
+        "ease",
+        ["--split", "last-order", "--min-customers", 1],
+        ["--split last-order", "of 40 customers 0 have two or more", "try --split users or time"],
+    ),
+}
+
+
+@pytest.mark.parametrize("command", LEARN)
+@pytest.mark.parametrize("case", UNCARRIED)
+def test_what_the_dates_and_orders_cannot_carry_is_refused_by_every_command(case, command, tmp_path, capsys):
+    change, model, options, says = UNCARRIED[case]
+    if model == "last-basket" and command == "tune":
+        says = ["last-basket has no setting left to tune"]
+    shop = write_shop(tmp_path / "shop")
+    change(shop)
+    out = tmp_path / "runs" / "one"
+    names = {"SHOP": shop, "OUT": out}
+    arguments = [names.get(part, part.replace("MODEL", model)) for part in LEARN[command]]
+    assert run(*arguments, *options) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("aejax: ") and message.count("\n") == 1, message
+    assert [text for text in says if text not in message] == [], message
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+
+
+def test_a_day_to_score_on_needs_dates(tmp_path, capsys):
+    shop = write_shop(tmp_path / "shop")
+    without("created_at")(shop)
+    assert run("fit", shop, "--model", "popularity", "--run", tmp_path / "run") == 0
+    capsys.readouterr()
+    before = sorted((tmp_path / "run").iterdir())
+    assert run("recommend", tmp_path / "run", "--on", "2024-03-01") == 1
+    message = capsys.readouterr().err
+    assert "--on 2024-03-01 needs order dates (created_at)" in message and message.count("\n") == 1
+    assert sorted((tmp_path / "run").iterdir()) == before
+
+
 def test_a_folder_in_the_place_of_a_file(tmp_path, capsys):
     shop = write_shop(tmp_path / "shop")
     (shop / "orders.csv").unlink()

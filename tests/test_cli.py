@@ -350,6 +350,31 @@ def test_only_the_customers_of_a_file(fitted, tmp_path, capsys):
     assert not (tmp_path / "n.csv").exists()
 
 
+def test_recommend_as_of_a_day(shop, tmp_path, capsys):
+    """A run of `time` has learned from what was before its cut, one of `items` from all of the period."""
+    for split, learned in (("time", []), ("items", ["but the model has learned from orders up to 2024-0"])):
+        folder = tmp_path / split
+        assert run("fit", shop, "--model", "own-recency", "--split", split, "--run", folder) == 0
+        capsys.readouterr()
+        day = "2024-04-20" if split == "time" else "2024-03-01"
+        assert run("recommend", folder, "--top", 3, "--on", day, "--repeat", "include") == 0
+        said = " ".join(capsys.readouterr().out.split())
+        dates = pd.read_csv(shop / "orders.csv", dtype=str).drop_duplicates("order_id")["created_at"]
+        assert f"Note: {(dates > day).sum()} orders after --on {day} were not looked at" in said
+        assert [part for part in learned if part not in said] == [] and ("learned" in said) == bool(learned)
+        rows = pd.read_csv(folder / "recommendations.csv", dtype=str)
+        assert len(rows) == 3 * 41
+    for on, says in (
+        ("2024-09-01", "--on 2024-09-01 is after the last order of this run, whose orders are of 2024-01-0"),
+        ("2023-09-01", "is before the first order"),
+        ("soon", '--on is "soon"; expected a date such as 2024-0'),
+    ):
+        assert run("recommend", folder, "--on", on, "--out", tmp_path / "r.csv") == 1
+        message = capsys.readouterr().err
+        assert says in message and message.count("\n") == 1
+    assert not (tmp_path / "r.csv").exists()
+
+
 def test_damaged_or_misplaced_files_have_a_message(fitted, shop, tmp_path, capsys):
     shutil.copytree(fitted, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").write_text("{}")

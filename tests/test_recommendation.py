@@ -222,3 +222,137 @@ def test_similar_in_a_shop_of_one_customer(titles):
     lines = lines_of([("ann", sku, 1) for sku in "abcd"])
     frame = recommendation.similar(BoughtTogether.of(lines), lines, "b", titles, top=3)
     assert frame["sku"].tolist() == ["a", "c", "d"]
+
+
+# As of a day
+
+
+@dataclasses.dataclass(frozen=True)
+class Recent(BoughtTogether):
+    """The same, each order of the history counting the less the older it is."""
+
+    def encode(self, histories: Histories) -> np.ndarray:
+        return history_matrix(histories, "recency", half_life=30.0).toarray()
+
+
+DAY = "2024-06-30"
+END = np.datetime64("2024-06-30T23:59:59", "s")
+
+
+def recommended_on(model, lines, on, customers, titles, **options) -> pd.DataFrame:
+    known = recommendation.known_at(lines, on)
+    return recommended(model, known.lines, customers, titles, as_of=known.as_of, **options)
+
+
+def with_more(lines: Interactions, rows: list[tuple[str, str, int, str]]) -> Interactions:
+    """Lines and more `(customer, sku, quantity, moment)` behind them, each an order of its own."""
+    added = {
+        "user": lines.users.index(row[0] for row in rows),
+        "item": lines.items.index(row[1] for row in rows),
+        "quantity": [row[2] for row in rows],
+        "order": lines.order.max() + 1 + np.arange(len(rows)),
+        "at": np.array([row[3] for row in rows], dtype="datetime64[s]"),
+    }
+    columns = {
+        name: np.append(getattr(lines, name), new).astype(getattr(lines, name).dtype) for name, new in added.items()
+    }
+    return dataclasses.replace(lines, **columns)
+
+
+@pytest.mark.parametrize("repeat", ["exclude", "include"])
+def test_on_a_day_scores_are_those_of_the_orders_up_to_it(tiny_lines, titles, repeat):
+    model = Recent(BoughtTogether.of(tiny_lines).together)
+    frame = recommended_on(model, tiny_lines, DAY, tiny_lines.users.ids, titles, top=4, repeat=repeat)
+    items = list(tiny_lines.items.ids)
+    rows = [
+        (tiny_lines.users.ids[user], item, at)
+        for user, item, at in zip(tiny_lines.user, tiny_lines.item, tiny_lines.at, strict=True)
+        if at <= END
+    ]
+    assert 0 < len(rows) < len(tiny_lines)
+    for customer, own in frame.groupby("customer_id"):
+        history = [(item, (END - at) / np.timedelta64(1, "D")) for name, item, at in rows if name == customer]
+        if not history:
+            assert own["basis"].tolist() == ["popular"] * 4
+            continue
+        scores = sum(0.5 ** (age / 30.0) * model.together[item] for item, age in history)
+        seen = {item for item, _ in history} if repeat == "exclude" else set()
+        best = sorted(set(range(len(items))) - seen, key=lambda item: -scores[item])[:4]
+        assert own["basis"].tolist() == ["model"] * 4
+        np.testing.assert_allclose(own["score"], scores[best], rtol=1e-4)
+        np.testing.assert_allclose(scores[[items.index(sku) for sku in own["sku"]]], scores[best], rtol=1e-4)
+
+
+def test_nothing_after_the_day_is_read(tiny_lines, titles):
+    """Planted behind it: purchases, returns, a customer's first order, and much of what was not popular."""
+    late = "2024-07-01T00:00:00"
+    newcomer = tiny_lines.users.ids[7]
+    lines = tiny_lines.take((tiny_lines.user != 7) | (tiny_lines.at > END))
+    first = lines.take(np.flatnonzero((lines.user == 0) & (lines.at <= END))[:1])
+    sku = lines.items.ids[first.item[0]]
+    planted = [
+        ("c00", sku, -50, late),
+        (newcomer, "p03", 9, late),
+        *((customer, "p29", 5, late) for customer in lines.users.ids),
+    ]
+    more = with_more(lines, planted)
+    model = Recent(BoughtTogether.of(tiny_lines).together)
+    customers = [*lines.users.ids, "nobody"]
+    for repeat in ("exclude", "include"):
+        before, after = (
+            recommended_on(model, each, DAY, customers, titles, top=6, repeat=repeat) for each in (lines, more)
+        )
+        pd.testing.assert_frame_equal(before, after)
+    assert set(before.loc[before["customer_id"] == newcomer, "basis"]) == {"popular"}
+    later = recommended_on(model, more, "2024-07-01", customers, titles, top=6)
+    assert set(later.loc[later["customer_id"] == newcomer, "basis"]) == {"model"}
+    assert sku in set(recommended_on(model, more, "2024-07-01", ["c00"], titles, top=30)["sku"])
+    assert sku not in set(recommended_on(model, more, DAY, ["c00"], titles, top=30)["sku"])
+
+
+@pytest.mark.parametrize(
+    ("on", "known", "as_of"),
+    [
+        ("2024-03-01", 2, "2024-03-01T23:59:59"),
+        ("2024-03-01T09:00", 1, "2024-03-01T09:00:00"),
+        ("2024-03-01T10:00+01:00", 1, "2024-03-01T09:00:00"),
+        ("2024-03-04", 2, "2024-03-04T23:59:59"),
+        ("2024-03-05", 3, "2024-03-05T12:00:00"),  # the last order's day ends with that order
+    ],
+)
+def test_a_date_is_the_end_of_that_day_and_a_time_is_that_time(tiny_lines, on, known, as_of):
+    moments = ["2024-03-01T09:00:00", "2024-03-01T18:30:00", "2024-03-05T12:00:00"]
+    lines = dataclasses.replace(tiny_lines.take(slice(0, 3)), at=np.array(moments, "datetime64[s]"))
+    found = recommendation.known_at(dataclasses.replace(lines, order=np.arange(3, dtype=np.int32)), on)
+    assert (len(found.lines), found.later) == (known, 3 - known)
+    assert found.as_of == np.datetime64(as_of, "s")
+
+
+def test_orders_after_the_day_are_counted_and_not_their_lines(tiny_lines):
+    late = tiny_lines.at > END
+    orders, lines = len(np.unique(tiny_lines.order[late])), int(late.sum())
+    assert orders < lines
+    assert recommendation.known_at(tiny_lines, DAY).later == orders
+    assert recommendation.known_at(dataclasses.replace(tiny_lines, order=None), DAY).later == lines
+
+
+@pytest.mark.parametrize(
+    ("on", "says"),
+    [
+        ("2023-12-31", "--on 2023-12-31 is before the first order of this run, whose orders are of 2024-01-0"),
+        ("2025-01-01", "--on 2025-01-01 is after the last order of this run, whose orders are of 2024-01-0"),
+        ("9999-12-31", "is after the last order"),
+        ("0001-01-01", "is before the first order"),
+        ("1.5.2024", '--on is "1.5.2024"; expected a date such as 2024-12-'),
+        ("2024-02-30", '--on is "2024-02-30"; expected a date'),
+        ("", '--on is ""; expected a date'),
+    ],
+)
+def test_a_day_that_the_orders_do_not_reach_is_refused(tiny_lines, on, says):
+    with pytest.raises(InputError, match=says):
+        recommendation.known_at(tiny_lines, on)
+
+
+def test_on_a_day_needs_dates(tiny_lines):
+    with pytest.raises(InputError, match=r"--on 2024-05-01 needs order dates \(created_at\).*leave --on out"):
+        recommendation.known_at(dataclasses.replace(tiny_lines, at=None), "2024-05-01")

@@ -15,31 +15,36 @@ from aejax.models.slim import SlimSettings
 
 
 def slow_twin(lines, settings):
-    """The weights `[I, I]` and the means that the scores are added to, in float64, by coordinate descent."""
+    """The weights `[I, I]`, and the means of inputs and targets, in float64, by coordinate descent."""
     x = user_item_matrix(lines, settings.values).toarray().astype(np.float64)
     x = x[(x > 0).any(1)]
     customers = np.maximum((x > 0).sum(0), 1)
     cells = (x > 0).sum(1)
     weight = cells ** -float(settings.user_power)
     weight *= (x**2).sum() / (weight[:, None] * x**2).sum()
-    means = weight @ x / weight.sum() if settings.center else np.zeros(x.shape[1])
+    y = user_item_matrix(lines, settings.targets or settings.values).toarray().astype(np.float64)
+    y = y[(y > 0).any(1)]
+    means, target_means = (
+        weight @ rows / weight.sum() if settings.center else np.zeros(rows.shape[1]) for rows in (x, y)
+    )
     deviation = np.sqrt(weight)[:, None] * (x - means)
     ridge = settings.l2 * customers**settings.l2_power
     gram = deviation.T @ deviation
+    wanted = deviation.T @ (np.sqrt(weight)[:, None] * (y - target_means))
     weights = np.zeros_like(gram)
     for j in range(len(gram)):
         for _ in range(20_000):
             before = weights[:, j].copy()
             for i in range(len(gram)):
                 if i != j:
-                    rest = gram[i, j] - gram[i] @ weights[:, j] + gram[i, i] * weights[i, j]
+                    rest = wanted[i, j] - gram[i] @ weights[:, j] + gram[i, i] * weights[i, j]
                     moved = np.sign(rest) * max(abs(rest) - settings.l1, 0.0) / (gram[i, i] + ridge[i])
                     weights[i, j] = max(moved, 0.0) if settings.nonnegative else moved
             if np.abs(weights[:, j] - before).max() < 1e-9:
                 break
         else:
             raise AssertionError("the twin has not converged")
-    return weights, means
+    return weights, means, target_means
 
 
 OPTIONS = [
@@ -50,6 +55,8 @@ OPTIONS = [
     SlimSettings(l1=0.5, l2=5.0, center=True, nonnegative=False),
     SlimSettings(l1=0.1, l2=2.0, center=True, user_power=0.7),
     SlimSettings(l1=2.0, l2=20.0, values="quantity"),
+    SlimSettings(l1=1.0, l2=5.0, values="orders", targets="quantity"),
+    SlimSettings(l1=0.2, l2=2.0, targets="log1p-quantity", center=True, user_power=0.5, nonnegative=False),
     SlimSettings(l1=0.0, l2=5.0, nonnegative=False),
 ]
 
@@ -66,7 +73,7 @@ def test_equals_coordinate_descent(tiny_lines, settings, block, twin, monkeypatc
     monkeypatch.setattr(slim, "BLOCK", block)  # 30 products: the last of four blocks overlaps the one before
     monkeypatch.setattr(slim.solve, "BLOCK", block)
     model = slim.fit(tiny_lines, settings)
-    expected, means = twin(settings)
+    expected, means, target_means = twin(settings)
     found = model.weights.toarray()
     assert np.abs(expected).max() > 0.05
     np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -75,7 +82,7 @@ def test_equals_coordinate_descent(tiny_lines, settings, block, twin, monkeypatc
     assert np.abs(found[expected == 0]).max(initial=0.0) < 5e-4
     x = user_item_matrix(tiny_lines, settings.values).toarray()
     scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
-    np.testing.assert_allclose(scores, (x - means) @ found + means, atol=1e-4)
+    np.testing.assert_allclose(scores, (x - means) @ found + target_means, atol=1e-4)
 
 
 def test_every_option_changes_the_weights(tiny_lines):
@@ -108,7 +115,7 @@ def test_a_smaller_tolerance_is_nearer_to_the_solution(tiny_lines):
         settings = SlimSettings(l1=0.5, l2=2.0, nonnegative=False, tolerance=tolerance)
         return np.linalg.norm(slim.fit(tiny_lines, settings).weights.toarray() - expected)
 
-    expected, _ = slow_twin(tiny_lines, SlimSettings(l1=0.5, l2=2.0, nonnegative=False))
+    expected, *_ = slow_twin(tiny_lines, SlimSettings(l1=0.5, l2=2.0, nonnegative=False))
     loose, tight = error(0.1), error(1e-4)
     assert tight < 1e-3 * np.linalg.norm(expected)
     assert loose > 10 * tight

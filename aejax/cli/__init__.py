@@ -216,6 +216,7 @@ def recommend(
     out: Path | None = None,
     customers: Path | None = None,
     repeat: Literal["exclude", "include"] | None = None,
+    on: str | None = None,
 ) -> None:
     """Write the best products for every customer, from their whole history.
 
@@ -225,6 +226,8 @@ def recommend(
       out: a .csv or .parquet file; default RUN/recommendations.csv.
       customers: a CSV file with a column customer_id (or one id a line): only these customers.
       repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
+      on: the date as of which customers are scored, such as 2024-05-01: what happened after that day is not looked at;
+        default: the last order's.
     """
     from aejax import experiment
 
@@ -234,11 +237,14 @@ def recommend(
         raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
     loaded = experiment.load_run(run)
     chosen = None if customers is None else experiment.read_customers(customers)
-    rows = experiment.write_recommendations(loaded, out, top=top, repeat=repeat, customers=chosen)
+    known, note = experiment.known_on(loaded, on)
+    rows = experiment.write_recommendations(loaded, out, top=top, repeat=repeat, customers=chosen, known=known)
     count, popular = rows["customers"], rows["popular"]
     console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
     if popular:
         console.print(f"{popular:,} of them have no usable history and get the most popular products.")
+    if note:
+        console.print(f"Note: {note}.")
     if unknown := rows["mean-customer"]:
         console.print(
             f"{unknown:,} of them are unknown to the model, or to a part of it, which scores their history as the mean "

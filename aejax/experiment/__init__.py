@@ -5,6 +5,7 @@ from aejax.experiment.fitting import Fitted, Tested, evaluate_test, fit, fit_mod
 from aejax.experiment.loading import (
     Run,
     evaluate_run,
+    known_on,
     largest_difference,
     load_run,
     read_customers,
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate_test",
     "fit",
     "fit_model",
+    "known_on",
     "largest_difference",
     "load_run",
     "metrics_json",

@@ -37,12 +37,14 @@ class BlendSettings:
       weights: of the parts, 0 for one left out; None: from validation.
       gate: weights that depend on the customer and the product; None: where they are better on validation.
       settings: part -> its own settings; defaults where it has none.
+      values: value transform of every part that has one; None: each part's own.
     """
 
     parts: tuple[str, ...] = ("ease", "gfcf", "multvae")
     weights: tuple[float, ...] | None = None
     gate: bool | None = None
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    values: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2 or len(set(self.parts)) < len(self.parts) or "blend" in self.parts:
@@ -54,7 +56,7 @@ class BlendSettings:
             if not isinstance(own, Mapping):
                 raise InputError(f"settings of {name} in a blend is {own}; expected a table such as {{'l2': 300}}")
         # All of them, defaults included: a run must not change when a default does.
-        own = {name: registry.make_settings(name, self.settings.get(name, {})) for name in self.parts}
+        own = {name: registry.make_settings(name, self._given(name)) for name in self.parts}
         object.__setattr__(self, "settings", {name: registry.as_json(settings) for name, settings in own.items()})
         if self.weights is None:
             return
@@ -65,6 +67,12 @@ class BlendSettings:
             )
         if self.gate:
             raise InputError("gate is true, and weights are given; a gate learns its own: leave one of them out")
+
+    def _given(self, part: str) -> dict[str, Any]:
+        """What is given of a part's settings."""
+        has_values = "values" in registry.field_types(registry.family(part).settings)
+        shared = {"values": self.values} if self.values is not None and has_values else {}
+        return {**self.settings.get(part, {}), **shared}
 
     def of(self, part: str) -> Any:
         """The settings of a part."""

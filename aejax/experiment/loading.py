@@ -59,17 +59,46 @@ def evaluate_run(run: Run) -> dict[str, Any]:
     return metrics_json(run.prepared, evaluate_test(run.model, run.prepared))
 
 
+def known_on(run: Run, on: str | None) -> tuple[recommendation.Known | None, str]:
+    """What a run's data know on a day (None: no day is given), and a sentence on what of the run is later than that.
+
+    Raises:
+      InputError: see `recommendation.known_at`.
+    """
+    if on is None:
+        return None, ""
+    known = recommendation.known_at(run.prepared.interactions, on)
+    parts = run.prepared.split
+    learned = (parts.train if parts.refit is None else parts.refit).at
+    assert learned is not None
+    noun = "order lines" if run.prepared.interactions.order is None else "orders"
+    note = f"{known.later:,} {noun} after --on {on} were not looked at"
+    if learned.max() > known.as_of:
+        note += (
+            f", but the model has learned from orders up to {learned.max()}; a fit with --split time --cut {on} has not"
+        )
+    return known, note
+
+
 def recommend(
-    run: Run, *, top: int = 10, repeat: str | None = None, customers: Sequence[str] | None = None
+    run: Run,
+    *,
+    top: int = 10,
+    repeat: str | None = None,
+    customers: Sequence[str] | None = None,
+    known: recommendation.Known | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Recommendations for the customers given, by default for every customer of any file; see `recommendation`."""
+    """Recommendations for the customers given, by default for every customer of any file, from what is known on a day
+    (`known_on`), by default from all orders; see `recommendation`.
+    """
     return recommendation.recommend(
         run.model,
-        run.prepared.interactions,
+        run.prepared.interactions if known is None else known.lines,
         list(run.prepared.dataset.customers["customer_id"]) if customers is None else customers,
         titles(run.prepared.dataset),
         top=top,
         repeat=repeat or run.prepared.split_config.repeat,
+        as_of=None if known is None else known.as_of,
     )
 
 
@@ -80,6 +109,7 @@ def write_recommendations(
     top: int = 10,
     repeat: str | None = None,
     customers: Sequence[str] | None = None,
+    known: recommendation.Known | None = None,
 ) -> dict[str, int]:
     """Stream recommendations to a .csv or .parquet file, whole or not at all.
 
@@ -90,7 +120,7 @@ def write_recommendations(
     counts = {"rows": 0, "customers": 0, "popular": 0, "mean-customer": 0}
     types = dict.fromkeys(recommendation.COLUMNS, pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
     schema = pa.schema(types)
-    frames = recommend(run, top=top, repeat=repeat, customers=customers)
+    frames = recommend(run, top=top, repeat=repeat, customers=customers, known=known)
     with runs.whole_file(out) as partial:
         make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
         with make(partial, schema) as writer:

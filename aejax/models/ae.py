@@ -1,7 +1,7 @@
 """`ae`: the plain autoencoder of the original pipeline. Dense 128-64-32-64-128, ReLU, sigmoid output, MSE, Adam 1e-3.
 
-Input and target are the same row of the user-item matrix. The row is binary by default; with other values each user's
-largest value becomes 1, because a sigmoid cannot reach counts above 1.
+Input and target are the same row of the user-item matrix, or with `targets` two transforms of it. The row is binary by
+default; with other values each user's largest value becomes 1, because a sigmoid cannot reach counts above 1.
 
 Scores are the logits: a sigmoid is increasing, so the ranking is that of the outputs, and logits do not run into equal
 values at the ends of the sigmoid.
@@ -17,7 +17,7 @@ import jax
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify
+from aejax.batching import Batch, densify, target_rows
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
@@ -59,7 +59,7 @@ class AE(nnx.Module):
 def _loss(module: AE, batch: Batch, step: jax.Array, key: jax.Array) -> jax.Array:
     """Mean squared error over items of each user, `[B]`."""
     del step, key
-    return losses.squared_error(jax.nn.sigmoid(module(batch)), densify(batch, module.items)) / module.items
+    return losses.squared_error(jax.nn.sigmoid(module(batch)), *target_rows(batch, module.items)) / module.items
 
 
 def _build(settings: AESettings) -> partial[AE]:

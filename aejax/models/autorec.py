@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify
+from aejax.batching import Batch, target_rows
 from aejax.matrix import check_counts, check_not_negative
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows
@@ -80,8 +80,8 @@ def _loss(
 ) -> jax.Array:
     """Squared error of each user plus their share of the penalty, `[B]`."""
     del step, key
-    x = densify(batch, module.items)
-    weight = jnp.where(x > 0, 1.0, unobserved)
+    x, weight = target_rows(batch, module.items)
+    weight = jnp.where(x > 0, weight, unobserved)
     squares = sum(jnp.square(kernel).sum() for kernel in module.kernels())
     return losses.squared_error(module(batch), x, weight) + penalty * squares
 

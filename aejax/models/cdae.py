@@ -39,7 +39,7 @@ import numpy as np
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, drop_inputs
+from aejax.batching import Batch, drop_inputs, target_rows
 from aejax.interactions import Histories, Interactions, Vocabulary, customers_of_products
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
@@ -109,7 +109,7 @@ def _loss(module: CDAE, batch: Batch, step: jax.Array, key: jax.Array, *, dropou
     logits = module.logits(drop_inputs(batch, dropout, dropout_key=key), vectors)
     shared = (module.encoder.kernel, module.encoder.bias, module.decoder.kernel, module.decoder.bias)
     squares = jnp.square(vectors).sum(1) + sum(jnp.square(weights[...]).sum() for weights in shared)
-    return losses.bernoulli_nll(logits, densify(batch, module.items)) + l2 / 2 * squares
+    return losses.bernoulli_nll(logits, *target_rows(batch, module.items)) + l2 / 2 * squares
 
 
 @dataclasses.dataclass(frozen=True)

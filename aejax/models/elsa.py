@@ -6,7 +6,8 @@ Where each line comes from:
 
 * scores: `x (A A' - 1)` for the user's row x, with rows of A `[I, D]` of length 1: products have unit factors, and the
   diagonal of `A A' - 1` is 0, as in `ease`. It is computed as `(x A) A' - x`; there is never a matrix `[I, I]`.
-* loss: the squared error between scores and row, both scaled to length 1: 2 less twice their cosine.
+* loss: the squared error between scores and row, both scaled to length 1: 2 less twice their cosine. With `targets` or
+  `target_weight` it is the cosine with the targets times their weights.
 * factors start from Xavier's uniform distribution. They are of length 1 in use and not as they are stored: their stored
   length is how far a step of the optimizer turns them.
 
@@ -36,7 +37,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from aejax.batching import Batch, densify, product
+from aejax.batching import Batch, densify, product, weighted_targets
 from aejax.matrix import check_counts
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
@@ -93,13 +94,21 @@ def _squared_length(code: jax.Array, rows: Batch, factors: jax.Array) -> jax.Arr
     return ((jnp.matmul(code, gram, precision="highest") - 2.0 * code) * code).sum(axis=1) + 1.0
 
 
+def _agreement(code: jax.Array, rows: Batch, batch: Batch, factors: jax.Array) -> jax.Array:
+    """The scores of codes z and rows x times the batch's targets, these of length 1. `[B]`."""
+    if batch.targets is None and batch.weights is None:
+        return jnp.square(code).sum(axis=1) - 1.0
+    targets = rows._replace(values=_unit_rows(weighted_targets(batch).values))
+    return (code * product(targets, factors)).sum(axis=1) - (rows.values * targets.values).sum(axis=1)
+
+
 def _loss(module: ELSA, batch: Batch, step: jax.Array, key: jax.Array) -> jax.Array:
-    """Squared error between scores and row, both of length 1, of each user `[B]`."""
+    """Squared error between scores and targets, both of length 1, of each user `[B]`."""
     del step, key
     factors = module.unit_factors()
     rows = batch._replace(values=_unit_rows(batch.values))
     code = product(rows, factors)
-    agreement = jnp.square(code).sum(axis=1) - 1.0
+    agreement = _agreement(code, rows, batch, factors)
     length = jnp.maximum(_squared_length(code, rows, factors), NEGLIGIBLE**2)
     return 2.0 - 2.0 * agreement * jax.lax.rsqrt(length)
 

@@ -49,7 +49,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, drop_inputs, product
+from aejax.batching import Batch, densify, drop_inputs, product, weighted_targets
 from aejax.errors import InputError
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
@@ -216,9 +216,8 @@ def _loss(
         project=lambda k, share: dropped(k, share, module.encoder[0].kernel[...]),
         sample=sample,
     )
-    loss = (
-        losses.multinomial_nll(log_p, densify(batch, module.items)) + jnp.minimum(anneal_cap, step / anneal_steps) * kl
-    )
+    targets = densify(weighted_targets(batch), module.items)
+    loss = losses.multinomial_nll(log_p, targets) + jnp.minimum(anneal_cap, step / anneal_steps) * kl
     if penalty:
         loss = loss + penalty * sum(jnp.square(weight).sum() for weight in module.weights())
     return loss

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, drop_inputs
+from aejax.batching import Batch, densify, drop_inputs, weighted_targets
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows, xavier_linear
@@ -143,7 +143,7 @@ def _loss(
 ) -> jax.Array:
     """Negative log-likelihood of each user plus its share of the regularisation, `[B]`."""
     dropout_key, latent_key = jax.random.split(key)
-    targets = densify(batch, module.items)
+    targets = densify(weighted_targets(batch), module.items)
     z, log_var = module.encode(drop_inputs(unit_norm(batch), dropout, dropout_key=dropout_key))
     loss = 0.0
     if module.variational:

@@ -12,7 +12,7 @@ Where each line comes from:
 * composite prior: with z drawn from q(z|x), the KL term is the one-sample estimate log q(z|x) - log p(z|x). The prior p
   is a mixture of the standard normal, the old encoder's posterior of the same user's whole row, and a wide normal (the
   program's has log-variance 10), with weights 3/20, 3/4 and 1/10.
-* weight of the KL term: gamma times the sum of the user's row, which is the number of items where values are binary.
+* weight of the KL term: gamma times the sum of the user's targets, which is the number of items where they are binary.
 * alternating updates: an epoch is `encoder_passes` over all users that update the encoder by the whole loss, then
   `decoder_passes` that update the decoder by the likelihood alone, without dropout. z is sampled in both, and encoder
   and decoder have an Adam each.
@@ -47,7 +47,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, drop_inputs, product
+from aejax.batching import Batch, densify, drop_inputs, product, weighted_targets
 from aejax.errors import InputError
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
@@ -191,9 +191,9 @@ def _encoder_loss(
     posterior = module.encoder(drop_inputs(batch, dropout, dropout_key=dropout_key), norm)
     z = _sample(*posterior, noise, latent_key)
     kl = composite_kl(z, posterior, start.encoder(batch, norm), mixture_weights=mixture_weights)
-    return (
-        losses.multinomial_nll(module.decoder(z), densify(batch, module.items)) + gamma * batch.values.sum(axis=1) * kl
-    )
+    targets = weighted_targets(batch)
+    likelihood = losses.multinomial_nll(module.decoder(z), densify(targets, module.items))
+    return likelihood + gamma * targets.values.sum(axis=1) * kl
 
 
 def _decoder_loss(
@@ -202,7 +202,7 @@ def _decoder_loss(
     """Negative log-likelihood of each user, `[B]`."""
     del start, step
     z = _sample(*module.encoder(batch, _norm(batch)), noise, key)
-    return losses.multinomial_nll(module.decoder(z), densify(batch, module.items))
+    return losses.multinomial_nll(module.decoder(z), densify(weighted_targets(batch), module.items))
 
 
 def _build(settings: RecVAESettings) -> partial[RecVAE]:

@@ -2,10 +2,10 @@ r"""`slim`: sparse linear weights. Ning and Karypis (2011), SLIM: Sparse Linear 
 solved as in Steck, Dimakopoulou, Riabov and Jebara (2020), ADMM SLIM: Sparse Recommendations for Many Users, WSDM,
 https://doi.org/10.1145/3336191.3371774.
 
-A user's scores are `x B` for the user's row x. With the user-item matrix X `[U, I]`, user weights W and a ridge L, the
-weights `[I, I]` minimise
+A user's scores are `x B` for the user's row x. With the user-item matrix X `[U, I]`, targets Y (X, unless `targets` is
+another transform), user weights W and a ridge L, the weights `[I, I]` minimise
 
-    1/2 || W^1/2 (X - X B) ||^2 + 1/2 || L^1/2 B ||^2 + l1 || B ||_1   with  diag(B) = 0  and, by default,  B >= 0.
+    1/2 || W^1/2 (Y - X B) ||^2 + 1/2 || L^1/2 B ||^2 + l1 || B ||_1   with  diag(B) = 0  and, by default,  B >= 0.
 
 Alternating directions split B into B, which has the zero diagonal, and C, which has the signs and the sparsity, tied by
 B = C with scaled multipliers G. With `P = (X' W X + L + R)^-1`, which is computed once,
@@ -15,10 +15,11 @@ B = C with scaled multipliers G. With `P = (X' W X + L + R)^-1`, which is comput
     C = shrink(B + G)       by l1 / R, towards 0; without what is negative
     G = G + B - C
 
-It is the paper's update, because `P X' W X = 1 - P (L + R)` and s holds what both diagonals make together. C is the
-model. From the paper are also its two extensions: a ridge that depends on the product, `L = l2 * n^l2_power` for n
-customers (its alpha, on the share of customers there, which only scales l2), and, with `center`, columns of X less
-their means m, so that scores are `(x - m) C + m`.
+It is the paper's update, because `P X' W X = 1 - P (L + R)` and s holds what both diagonals make together. For other
+targets T has `P X' W Y` more, and the update is `B = T - P diag(s), s_j = T_jj / P_jj`. C is the model. From the paper
+are also its two extensions: a ridge that depends on the product, `L = l2 * n^l2_power` for n customers (its alpha, on
+the share of customers there, which only scales l2), and, with `center`, columns of X less their means m, and of Y less
+theirs, so that scores are `(x - m) C + m_Y`.
 
 Where we differ, and why:
 
@@ -38,7 +39,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,12 +53,13 @@ from aejax.batching import Batch
 from aejax.errors import InputError
 from aejax.interactions import Interactions
 from aejax.matrix import (
-    ValueSettings,
+    TargetSettings,
     check_counts,
     check_not_negative,
     check_positive,
     check_powers,
     from_state,
+    scale_rows,
     weighted_rows,
 )
 from aejax.models import Choice, Family, Range
@@ -70,7 +72,7 @@ NEGLIGIBLE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class SlimSettings(ValueSettings):
+class SlimSettings(TargetSettings):
     """Settings of `slim`.
 
     Attributes:
@@ -110,7 +112,7 @@ class SlimWeights(SparseItemWeights):
     """The weights C, and what is added to every customer's scores.
 
     Attributes:
-      offset: `[I]`, `m - m C`; 0 without `center`.
+      offset: `[I]`, `m_Y - m C`; 0 without `center`.
     """
 
     offset: jax.Array
@@ -146,16 +148,20 @@ class Problem(NamedTuple):
 
 @partial(jax.jit, static_argnames=("width", "nonnegative"))
 def _solve_columns(
-    problem: Problem, start: jax.Array, *, width: int, nonnegative: bool
+    problem: Problem, start: jax.Array, correlation: jax.Array | None, *, width: int, nonnegative: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Columns `start` to `start + width` of C, `[I, width]`, their relative error, and the iterations it took.
 
+    `correlation`: these columns of `X' W Y`; None where Y = X.
     The state is `Z = B + G`, of which C and G are the two parts: `C = shrink(Z)`, `G = Z - C`.
     """
     count = problem.inverse.shape[0]
     own = jnp.arange(count)[:, None] == start + jnp.arange(width)[None, :]
     columns = jax.lax.dynamic_slice(problem.inverse, (0, start), (count, width))
     columns = columns / jnp.where(own, columns, 0.0).sum(axis=0, keepdims=True)
+    fixed, own_fixed = jnp.zeros((1, 1)), 1.0  # of T, without what a multiple of P's column takes out again
+    if correlation is not None:
+        fixed, own_fixed = jnp.matmul(problem.inverse, correlation, precision="highest"), 0.0
     tie, threshold, slowness = problem.tie[:, None], problem.threshold[:, None], problem.slowness[:, None]
 
     def shrink(z: jax.Array) -> jax.Array:
@@ -166,8 +172,8 @@ def _solve_columns(
     def iterate(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         z, _, done = carry
         before = shrink(z)
-        t = jnp.matmul(problem.inverse, tie * (2.0 * before - z), precision="highest")
-        excess = 1.0 + jnp.where(own, t, 0.0).sum(axis=0, keepdims=True)
+        t = fixed + jnp.matmul(problem.inverse, tie * (2.0 * before - z), precision="highest")
+        excess = own_fixed + jnp.where(own, t, 0.0).sum(axis=0, keepdims=True)
         b = jnp.where(own, 0.0, t - columns * excess)
         z = OVER_RELAXATION * b + (1.0 - OVER_RELAXATION) * before + (z - before)
         after = shrink(z)
@@ -186,8 +192,10 @@ def _solve_columns(
     return jnp.where(own, 0.0, shrink(z)), error, done
 
 
-def _weights(problem: Problem, settings: SlimSettings) -> sp.csr_array:
-    """C, block of columns by block of columns.
+def _weights(
+    problem: Problem, settings: SlimSettings, correlation: Callable[[int, int], np.ndarray] | None
+) -> sp.csr_array:
+    """C, block of columns by block of columns; `correlation` makes those of `X' W Y`, and is None where Y = X.
 
     Raises:
       InputError: the iterations are too few.
@@ -200,7 +208,13 @@ def _weights(problem: Problem, settings: SlimSettings) -> sp.csr_array:
             # The last block begins earlier, so that all of them are compiled once.
             first = min(start, count - width)
             block, error, done = jax.device_get(
-                _solve_columns(problem, jnp.asarray(first), width=width, nonnegative=settings.nonnegative)
+                _solve_columns(
+                    problem,
+                    jnp.asarray(first),
+                    None if correlation is None else jnp.asarray(correlation(first, first + width)),
+                    width=width,
+                    nonnegative=settings.nonnegative,
+                )
             )
             if not error <= settings.tolerance:
                 raise InputError(
@@ -210,6 +224,14 @@ def _weights(problem: Problem, settings: SlimSettings) -> sp.csr_array:
             yield sp.csr_array(block[:, start - first :].T)
 
     return sp.csr_array(sp.vstack(list(rows()), format="csr").T)
+
+
+def _correlation(
+    inputs: sp.csr_array, targets: sp.csc_array, means: np.ndarray, target_means: np.ndarray, start: int, stop: int
+) -> np.ndarray:
+    """Columns `start` to `stop` of `Xw' Yw - means target_means'`, `[I, stop - start]` float32."""
+    block = (inputs.T @ targets[:, start:stop]).toarray()
+    return (block - np.outer(means, target_means[start:stop])).astype(np.float32)
 
 
 def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
@@ -222,7 +244,7 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
     matrix = settings.train_matrix(train)
     count = matrix.shape[1]
     memory.require(f"{count:,} products", memory_needed(count))
-    weighted, _, root_weight, customers, energy = weighted_rows(matrix, settings.user_power)
+    weighted, kept, root_weight, customers, energy = weighted_rows(matrix, settings.user_power)
     ridge = settings.l2 * customers**settings.l2_power
     total, means = np.square(root_weight).sum(), np.zeros(count)
     if settings.center:
@@ -250,21 +272,26 @@ def fit(train: Interactions, settings: SlimSettings) -> SlimWeights:
         tolerance=jnp.asarray(settings.tolerance),
         iterations=jnp.asarray(settings.iterations),
     )
-    weights = _weights(problem, settings)
-    offset = means - np.asarray(weights.T @ means)
+    correlation, target_means = None, means
+    if not settings.predicts_inputs:
+        targets = sp.csc_array(scale_rows(settings.target_matrix(train)[kept], root_weight))
+        target_means = np.asarray(targets.T @ root_weight) / total if settings.center else means
+        correlation = partial(_correlation, weighted, targets, total * means, target_means)
+    weights = _weights(problem, settings, correlation)
+    offset = target_means - np.asarray(weights.T @ means)
     return SlimWeights(weights, settings, jnp.asarray(offset, dtype=jnp.float32))
 
 
 def memory_needed(items: int) -> int:
     """Bytes at the worst moment, where no weight is 0: P, and the weights twice, in blocks and whole or both ways.
 
-    To them come ten float32 arrays of a block of columns, and four of a block of the inversion before, which the
+    To them come twelve float32 arrays of a block of columns, and four of a block of the inversion before, which the
     allocator need not have returned.
     """
     number, block_index = np.dtype(np.float32).itemsize, np.dtype(np.int32).itemsize
     index = np.dtype(sp.get_index_dtype(maxval=items**2)).itemsize
     weights = max((number + block_index) + (number + index), 2 * (number + index))
-    columns = 10 * min(BLOCK, items) + 4 * min(solve.BLOCK, items)
+    columns = 12 * min(BLOCK, items) + 4 * min(solve.BLOCK, items)
     return (number + weights) * items**2 + number * columns * items
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify
+from aejax.batching import Batch, densify, target_rows
 from aejax.errors import InputError
 from aejax.matrix import check_counts, check_not_negative
 from aejax.models import Choice, Family, Range
@@ -89,13 +89,13 @@ def _loss(
 ) -> jax.Array:
     """Negative evidence lower bound of each user, `[B]`."""
     del step
-    x = densify(batch, module.items)
-    mean, log_var = module.encode(x)
+    mean, log_var = module.encode(densify(batch, module.items))
+    targets, weight = target_rows(batch, module.items)
     logits = module.decode(reparameterise(mean, log_var, latent_key=key))
     if likelihood == "bernoulli":
-        reconstruction = losses.bernoulli_nll(logits, x)
+        reconstruction = losses.bernoulli_nll(logits, targets, weight)
     else:
-        reconstruction = 0.5 * losses.squared_error(jax.nn.sigmoid(logits), x)
+        reconstruction = 0.5 * losses.squared_error(jax.nn.sigmoid(logits), targets, weight)
     return reconstruction + kl_weight * losses.kl_to_standard_normal(mean, log_var)
 
 

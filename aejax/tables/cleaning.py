@@ -109,7 +109,8 @@ def _orders(lines: OrderLines) -> tuple[np.ndarray | None, np.ndarray | None, li
         moment = lines.at.view(np.int64) if lines.at.dtype == "datetime64[s]" else lines.at.astype(np.int64)
         moment_code, moments = pd.factorize(moment)
         key = lines.customer.codes.astype(np.int64) * len(moments) + moment_code
-        return pd.factorize(key)[0].astype(np.int32), lines.at, []
+        told = ["no order_id: a customer's lines of one created_at are taken as one order"]
+        return pd.factorize(key)[0].astype(np.int32), lines.at, told
     order, warnings = _by_order_id(lines.order, lines.customer)
     if lines.at is None:
         return order, None, warnings

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from aejax.errors import InputError, nearest
-from aejax.matrix import ValueSettings, check_powers, check_shares, check_values
+from aejax.matrix import TargetSettings, check_powers, check_shares
 
 SIDES = ("auto", "items", "users")
 
 
 @dataclasses.dataclass(frozen=True)
-class EASESettings(ValueSettings):
+class EASESettings(TargetSettings):
     """Settings of a linear autoencoder.
 
     Attributes:
-      targets: value transform of what is predicted; None: that of the inputs.
       l2: ridge.
       l2_power: the ridge of a product with n customers is `l2 * n ** l2_power`.
       dropout: p of the emphasised dropout.
@@ -25,7 +24,6 @@ class EASESettings(ValueSettings):
       side: `items`, `users`, or `auto` for the smaller one.
     """
 
-    targets: str | None = None
     l2: float = 500.0
     l2_power: float = 0.0
     dropout: float = 0.0
@@ -36,7 +34,6 @@ class EASESettings(ValueSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_values(self.targets or self.values)
         if not self.l2 >= 1e-6:
             raise InputError(f"l2 is {self.l2:g}; expected 1e-6 or more")
         check_shares(self, "dropout", "xi")

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from aejax import devices, dissection, memory, solve
 from aejax.batching import sparse_rows
 from aejax.interactions import Interactions
-from aejax.matrix import from_state, scale_rows, to_state, user_item_matrix, weighted_rows
+from aejax.matrix import from_state, scale_rows, to_state, weighted_rows
 from aejax.models.linear.scoring import ItemWeights, Refinement, UserWeights, lower_half, whole_of
 from aejax.models.linear.settings import EASESettings
 
@@ -100,9 +100,8 @@ def make_system(train: Interactions, settings: EASESettings) -> System:
     """The weighted matrix with its ridge."""
     inputs, kept, root_weight, customers, energy = weighted_rows(settings.train_matrix(train), settings.user_power)
     targets = inputs
-    if settings.targets not in (None, settings.values):
-        other = user_item_matrix(train, str(settings.targets), half_life=settings.half_life)
-        targets = scale_rows(other[kept], root_weight)
+    if not settings.predicts_inputs:
+        targets = scale_rows(settings.target_matrix(train)[kept], root_weight)
     direction = customers**settings.l2_power
     ridge = settings.l2 * direction + settings.dropout / (1 - settings.dropout) * energy
     return System(inputs, targets, energy, direction, ridge, customers**settings.item_power)
