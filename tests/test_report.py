@@ -243,7 +243,9 @@ def with_tasks(page: dict[str, Any]) -> dict[str, Any]:
                 "calibration": {
                     "predicted": level,
                     "observed": 0.25,
-                    "groups": [{"users": 600, "predicted": at, "observed": at / 2} for at in (level - 0.1, level + 0.1)],
+                    "groups": [
+                        {"users": 600, "predicted": at, "observed": at / 2} for at in (level - 0.1, level + 0.1)
+                    ],
                 },
             },
             "exclude": {

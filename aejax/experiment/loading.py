@@ -178,5 +178,10 @@ def _differences(one: Any, other: Any) -> Iterator[float]:
             raise KeyError
         for key in one.keys() - {"ci95"}:
             yield from _differences(one[key], other[key])
+    elif isinstance(one, list):
+        if len(one) != len(other):
+            raise KeyError
+        for mine, theirs in zip(one, other, strict=True):
+            yield from _differences(mine, theirs)
     else:
         yield abs(one - other)

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jax.flatten_util import ravel_pytree
 
 from aejax import batching, evaluation, ranking, rhythm
 from aejax.interactions import Interactions
@@ -217,30 +216,37 @@ def _candidates(example: Example, weights: jax.Array) -> Candidates:
     )
 
 
+def _unravelled(point: jax.Array, parts: int) -> GateWeights:
+    """`[2 (2 P + 1 + F)]` -> the weights of a gate of P parts."""
+    of_parts, own, features = jnp.split(point.reshape(2, -1), (parts, 2 * parts), axis=1)
+    return GateWeights(of_parts, own, features)
+
+
 @jax.jit
 @partial(jax.value_and_grad, argnums=0)
-def _loss(weights: GateWeights, candidates: Candidates) -> jax.Array:
-    """Negative log-likelihood of a target, mean over a customer's and then over the customers that have any."""
+def _loss(point: jax.Array, candidates: Candidates) -> jax.Array:
+    """Negative log-likelihood of a target, mean over a customer's and then over the customers that have any, and the
+    ridge on the weights.
+    """
+    weights = _unravelled(point, len(candidates.scores))
     logits = jnp.where(candidates.is_open, gated(candidates.scores, candidates.own, weights), -jnp.inf)
     share = jnp.where(candidates.is_target, jax.nn.log_softmax(logits, axis=1), 0.0)
     targets = candidates.is_target.sum(axis=1)
-    return -(share.sum(axis=1) / jnp.maximum(targets, 1)).sum() / jnp.maximum((targets > 0).sum(), 1)
+    mean = (share.sum(axis=1) / jnp.maximum(targets, 1)).sum() / jnp.maximum((targets > 0).sum(), 1)
+    return RIDGE * jnp.square(point).sum() - mean
 
 
 def _learn(candidates: Candidates, start: GateWeights) -> GateWeights:
     """The weights of the least loss, from `start`, by L-BFGS."""
-    origin, unravel = ravel_pytree(start)
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        loss, gradient = _loss(unravel(jnp.asarray(point, dtype=jnp.float32)), candidates)
-        slope = np.asarray(ravel_pytree(gradient)[0], dtype=np.float64)
-        return float(loss) + RIDGE * np.square(point).sum(), slope + 2 * RIDGE * point
+        loss, gradient = jax.device_get(_loss(point.astype(np.float32), candidates))
+        return float(loss), gradient.astype(np.float64)
 
     options: dict[str, Any] = {"maxiter": STEPS}
-    found = scipy.optimize.minimize(
-        objective, np.asarray(origin, dtype=np.float64), jac=True, method="L-BFGS-B", options=options
-    )
-    return unravel(jnp.asarray(found.x, dtype=jnp.float32))
+    origin = np.concatenate([np.asarray(leaf, dtype=np.float64) for leaf in start], axis=1).ravel()
+    found = scipy.optimize.minimize(objective, origin, jac=True, method="L-BFGS-B", options=options)
+    return _unravelled(jnp.asarray(found.x, dtype=jnp.float32), len(candidates.scores))
 
 
 @jax.jit
