@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -66,13 +66,16 @@ def linear_of_rows(layer: nnx.Linear, batch: batching.Batch) -> jax.Array:
 class ScoringModule(Protocol):
     """An NNX module whose call is deterministic scoring."""
 
-    def __call__(self, batch: batching.Batch) -> jax.Array:
+    def __call__(self, batch: Any) -> jax.Array:
         """A batch of B users -> scores `[B, I]`."""
         ...
 
 
+FittedNetwork = TypeVar("FittedNetwork")
+
+
 @partial(jax.jit, static_argnames="graphdef")
-def _scores(graphdef: nnx.GraphDef, params: dict[str, Any], batch: batching.Batch) -> jax.Array:
+def _scores(graphdef: nnx.GraphDef, params: dict[str, Any], batch: Any) -> jax.Array:
     return nnx.merge(graphdef, params)(batch)
 
 
@@ -94,11 +97,11 @@ class Network:
     settings: NetworkSettings
     unit: bool
 
-    def encode(self, histories: Histories) -> batching.Batch:
+    def encode(self, histories: Histories) -> Any:
         """Histories of n customers -> a padded batch on the host."""
         return batching.pad_rows(_input_matrix(histories.lines, histories.as_of, self.settings, self.unit))
 
-    def scores(self, batch: batching.Batch) -> jax.Array:
+    def scores(self, batch: Any) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
         return _scores(self.graphdef, self.params, batch)
 
@@ -137,25 +140,18 @@ def fit_network(
     train: Interactions,
     settings: NetworkSettings,
     *,
-    key: jax.Array,
     unit: bool,
-    validate: Callable[[Network], float] | None,
-    on_epoch: Callable[[Progress, dict[str, float]], None],
-    resume: Callable[[Progress], Progress],
+    **training: Any,
 ) -> tuple[Network, Progress]:
     """Train a module on every user of `train` that has a purchase.
 
     Args:
-      build: `build(items, rngs=...)` makes the module.
-      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each user; or the phases of an epoch, where a loss
-        is `loss(module, start, batch, step, key)` and `start` the module as it was when the epoch began.
+      build: see `train_network`.
+      loss: see `train_network`; a batch is of users' rows.
       train: purchases.
       settings: the network's settings.
-      key: for initialisation and training.
       unit: divide inputs by each user's largest value.
-      validate: a fitted network to a score; None: train for exactly `settings.epochs`.
-      on_epoch: told the progress after every epoch.
-      resume: given the progress before the first epoch, returns where to start: that, or a stored one.
+      **training: see `train_network`.
 
     Returns:
       The network of the best epoch, and the progress at the end.
@@ -165,11 +161,53 @@ def fit_network(
     matrix = matrix[np.diff(matrix.indptr) > 0]
     if matrix.shape[0] == 0:
         raise InputError("there is no purchase to train on; a network needs at least one customer with a purchase")
+    return train_network(
+        build,
+        loss,
+        batching.row_examples(matrix),
+        lambda graphdef, params: Network(graphdef, params, items, settings, unit),
+        settings,
+        items=items,
+        **training,
+    )
+
+
+def train_network(
+    build: Callable[..., nnx.Module],
+    loss: Callable[..., jax.Array] | Sequence[Phase],
+    examples: batching.Examples,
+    network: Callable[[nnx.GraphDef, dict[str, Any]], FittedNetwork],
+    settings: NetworkSettings,
+    *,
+    items: int,
+    key: jax.Array,
+    validate: Callable[[FittedNetwork], float] | None,
+    on_epoch: Callable[[Progress, dict[str, float]], None],
+    resume: Callable[[Progress], Progress],
+) -> tuple[FittedNetwork, Progress]:
+    """Train a module on examples of any kind.
+
+    Args:
+      build: `build(items, rngs=...)` makes the module.
+      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each example; or the phases of an epoch, where a
+        loss is `loss(module, start, batch, step, key)` and `start` the module as it was when the epoch began.
+      examples: what a pass sees, and how it is cut into batches.
+      network: `network(graphdef, params)` is the fitted network.
+      settings: the network's settings.
+      items: I.
+      key: for initialisation and training.
+      validate: a fitted network to a score; None: train for exactly `settings.epochs`.
+      on_epoch: told the progress after every epoch.
+      resume: given the progress before the first epoch, returns where to start: that, or a stored one.
+
+    Returns:
+      The network of the best epoch, and the progress at the end.
+    """
+    batch_size = min(settings.batch_size, examples.count)
     init_key, train_key = jax.random.split(key)
-    _require_memory(build, items, min(settings.batch_size, matrix.shape[0]))
+    _require_memory(build, items, batch_size)
     graphdef, variables = nnx.split(build(items, rngs=nnx.Rngs(params=init_key)))
     params = nnx.to_pure_dict(variables)
-    rows, length = batching.sparse_rows(matrix)
     optimizer = optax.adam(settings.learning_rate)
 
     def merged(phase: Phase) -> Phase:
@@ -179,31 +217,17 @@ def fit_network(
         return dataclasses.replace(phase, loss=loss)
 
     phases = [merged(phase) for phase in (single_phase(loss) if callable(loss) else loss)]
-
-    epoch = make_epoch(
-        rows,
-        users=matrix.shape[0],
-        items=items,
-        length=length,
-        batch_size=min(settings.batch_size, matrix.shape[0]),
-        phases=phases,
-        optimizer=optimizer,
-    )
-
-    def network(params: dict[str, Any]) -> Network:
-        return Network(graphdef, params, items, settings, unit)
-
     progress = run_epochs(
-        epoch,
+        make_epoch(examples, batch_size=batch_size, phases=phases, optimizer=optimizer),
         resume(init_progress(init_state(params, optimizer, [phase.part for phase in phases]))),
         key=train_key,
         epochs=settings.epochs,
         patience=settings.patience,
         remedy=f"learning_rate is {settings.learning_rate:g}; try --set learning_rate={_lower(settings.learning_rate)}",
-        validate=None if validate is None else lambda params: validate(network(params)),
+        validate=None if validate is None else lambda params: validate(network(graphdef, params)),
         on_epoch=on_epoch,
     )
-    return network(progress.best_params), progress
+    return network(graphdef, progress.best_params), progress
 
 
 def _require_memory(build: Callable[..., nnx.Module], items: int, batch_size: int) -> None:
