@@ -114,7 +114,7 @@ def epoch_order(key: jax.Array, users: int, batch_size: int) -> jax.Array:
 def row_examples(matrix: sp.csr_array) -> Examples:
     """CSR `[U, I]` -> its rows as examples, each once in a pass: the inputs of an autoencoder are its targets."""
     rows, length = sparse_rows(matrix)
-    users, items = matrix.shape
+    users, items = int(matrix.shape[0]), int(matrix.shape[1])
 
     def draw(rows: SparseRows, key: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
         order = epoch_order(key, users, batch_size)

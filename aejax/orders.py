@@ -61,7 +61,7 @@ class OrderLines(NamedTuple):
     Attributes:
       items: `[N + padding]` int32.
       slots: `[N + padding]` int32, see `Purchases`.
-      at: `[N + padding]` float32, days to the customer's last line here, 0 or less.
+      at: `[N + padding]` float32, days from the customer's first line here.
       products: `[P + padding]` int32, each customer's products by first purchase.
       start: `[E + 1]` int32, an example's first line.
       stop: `[E + 1]` int32, behind its last line: the first of its order.
@@ -127,7 +127,7 @@ def _in_sequence(lines: Interactions, model: str) -> _Sequence:
     rows = np.lexsort((lines.item, lines.order, moment[lines.order], lines.user))
     lines = lines.take(rows)
     assert lines.order is not None
-    is_first_of_order = np.diff(lines.order, prepend=-1) != 0
+    is_first_of_order = (np.diff(lines.order, prepend=-1) != 0) | (np.diff(lines.user, prepend=-1) != 0)
     _, first, pair = np.unique(lines.pair, return_index=True, return_inverse=True)
     is_new = np.zeros(len(lines), dtype=bool)
     is_new[first] = True
@@ -146,36 +146,31 @@ def _in_sequence(lines: Interactions, model: str) -> _Sequence:
 
 
 def _order_lines(
-    sequence: _Sequence,
-    start: np.ndarray,
-    stop: np.ndarray,
-    end: np.ndarray,
-    as_of: np.ndarray,
-    base: np.ndarray,
-    longest: Lengths,
+    sequence: _Sequence, owner: np.ndarray, stop: np.ndarray, end: np.ndarray, as_of: np.ndarray, longest: Lengths
 ) -> OrderLines:
-    """Examples at these places `[E]`; `as_of` `[E]` and `base` `[U]` (what `at` counts to) are seconds."""
+    """Examples of these customers `[E]` at these places `[E]`, whose moments `as_of` `[E]` are seconds."""
 
     def padded(values: np.ndarray, padding: int, dtype: type) -> np.ndarray:
         return np.concatenate([values, np.zeros(padding)]).astype(dtype)
 
-    order_of_line = np.cumsum(np.bincount(sequence.order_start[:-1], minlength=len(sequence.lines) + 1))
-    user = sequence.lines.user
-    owner = user[start] if len(user) else np.zeros(len(start), dtype=int)
+    # Days count from a customer's first line, which no later line moves.
+    begin = np.append(sequence.at, 0.0)[sequence.customer_start[:-1]]
+    start = sequence.customer_start[owner]
     before = sequence.products_before
+    orders = np.searchsorted(sequence.order_start[:-1], stop) - np.searchsorted(sequence.order_start[:-1], start)
     more = max(longest.lines, longest.targets)
     return OrderLines(
         items=padded(sequence.lines.item, more, np.int32),
         slots=padded(sequence.slots, more, np.int32),
-        at=padded((sequence.at - base[user]) / DAY, more, np.float32),
+        at=padded((sequence.at - begin[sequence.lines.user]) / DAY, more, np.float32),
         products=padded(sequence.products, longest.products, np.int32),
         start=padded(start, 1, np.int32),
         stop=padded(stop, 1, np.int32),
         end=padded(end, 1, np.int32),
         first_product=padded(before[start], 1, np.int32),
         product_count=padded(before[stop] - before[start], 1, np.int32),
-        orders=padded(order_of_line[np.maximum(stop - 1, 0)] - order_of_line[start] + (stop > start), 1, np.float32),
-        as_of=padded((as_of - base[owner]) / DAY, 1, np.float32),
+        orders=padded(orders, 1, np.float32),
+        as_of=padded((as_of - begin[owner]) / DAY, 1, np.float32),
     )
 
 
@@ -203,18 +198,21 @@ def cut(data: OrderLines, chosen: Any, lengths: Lengths, count: int, xp: Any = j
 
 def encode(histories: Histories, model: str) -> Purchases:
     """Histories of n customers -> their purchases up to their cut, padded on the host."""
-    sequence = _in_sequence(histories.lines, model)
+    lines = histories.lines
+    sequence = _in_sequence(lines, model)
     start, stop = sequence.customer_start[:-1], sequence.customer_start[1:]
-    assert histories.as_of is not None  # orders have dates
-    as_of = histories.as_of.astype(np.int64).astype(np.float64)
-    lines = int((stop - start).max(initial=0))
-    products = int(np.diff(sequence.products_before[sequence.customer_start]).max(initial=0))
-    lengths = Lengths(batching.bucket(lines), batching.bucket(products), 1)
-    # A customer without a line would read behind the last one: as the padding does, and it is masked like it.
-    start = np.minimum(start, max(len(sequence.lines) - 1, 0))
-    stop = np.maximum(start, stop) if len(sequence.lines) else stop
-    data = _order_lines(sequence, start, np.where(lines and stop > start, stop, start), stop, as_of, as_of, lengths)
-    return cut(data, np.arange(len(histories)), lengths, len(histories.lines.items), np).inputs
+    as_of = histories.as_of
+    if as_of is None:
+        assert lines.at is not None  # checked with the order ids
+        as_of = np.full(len(histories), lines.at.max() if len(lines) else np.datetime64(0, "s"))
+    lengths = Lengths(
+        batching.bucket((stop - start).max(initial=0)),
+        batching.bucket(np.diff(sequence.products_before[sequence.customer_start]).max(initial=0)),
+        1,
+    )
+    everyone = np.arange(len(histories))
+    data = _order_lines(sequence, everyone, stop, stop, as_of.astype(np.int64), lengths)
+    return cut(data, everyone, lengths, len(lines.items), np).inputs
 
 
 def next_orders(train: Interactions, model: str, *, latest: int | None, per_pass: int | None) -> batching.Examples:
@@ -246,11 +244,9 @@ def next_orders(train: Interactions, model: str, *, latest: int | None, per_pass
     stop, end = bounds[places], bounds[places + 1]
     owner = owner[places]
     start = sequence.customer_start[owner]
-    base = np.zeros(len(train.users))
-    base[sequence.lines.user] = sequence.at  # the last one stays
     lines, products = stop - start, sequence.products_before[stop] - sequence.products_before[start]
     widest = Lengths(int(lines.max()), int(products.max()), int((end - stop).max()))
-    data = _order_lines(sequence, start, stop, end, sequence.at[stop], base, widest)
+    data = _order_lines(sequence, owner, stop, end, sequence.at[stop], widest)
 
     # Visits: so many of each customer's examples in a pass, each drawn from a stretch of its own.
     _, first, count = np.unique(owner, return_index=True, return_counts=True)

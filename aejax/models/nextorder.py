@@ -75,11 +75,11 @@ class NextOrderSettings(NetworkSettings):
 
     batch_size: int = 128
     learning_rate: float = 3e-3
-    epochs: int = 60
+    epochs: int = 40
     patience: int = 6
-    latent_dim: int = 256
-    l2: float = 1_000.0
-    dropout: float = 0.2
+    latent_dim: int = 128
+    l2: float = 3_000.0
+    dropout: float = 0.6
     half_lives: tuple[float, ...] = (10.0, 60.0, 240.0)
     rhythm: bool = True
     own_hidden: int = 16
@@ -310,8 +310,8 @@ FAMILY = Family(
     NextOrderSettings,
     {
         "learning_rate": Range(5e-4, 1e-2, log=True),
-        "l2": Range(100.0, 5_000.0, log=True),
-        "dropout": Range(0.0, 0.6),
+        "l2": Range(100.0, 10_000.0, log=True),
+        "dropout": Range(0.0, 0.8),
         "orders_per_epoch": Choice(("4", "8", "16")),
     },
     fit,
