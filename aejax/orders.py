@@ -23,8 +23,8 @@ from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions
 
 DAY = 86_400.0
-# Customers' padded lengths: the longest, a quarter of it, and a quarter of that.
-LENGTHS, NARROWER = 3, 4
+# Customers' padded lengths: the longest, a quarter of it, and a quarter of that; none below `NARROWEST`.
+LENGTHS, NARROWER, NARROWEST = 3, 4, 64
 
 
 class Purchases(NamedTuple):
@@ -258,7 +258,8 @@ def next_orders(train: Interactions, model: str, *, latest: int | None, per_pass
 
     # Groups of customers by their longest history, so that few long ones do not lengthen everyone's padding.
     longest = np.maximum.reduceat(lines, first)
-    limits = [widest.lines // NARROWER**power for power in reversed(range(LENGTHS))]
+    narrowest = min(NARROWEST, widest.lines)
+    limits = [max(widest.lines // NARROWER**power, narrowest) for power in reversed(range(LENGTHS))]
     group = np.searchsorted(limits, longest)
     group_of_visit, group_of_example = group[whose], np.repeat(group, count)
     sequence_of_visits = np.argsort(group_of_visit, kind="stable")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from aejax.interactions import Interactions, histories_of
+from aejax.interactions import Interactions, Vocabulary, histories_of
 from aejax.models import nextorder
 from aejax.models.nextorder import NextOrderSettings
 
@@ -176,8 +176,6 @@ def test_a_rhythm_is_learned():
                     order.append(customer * 13 + number)
                     item.append(product)
                     day.append(number * 10 + customer % 7)
-    from aejax.interactions import Vocabulary
-
     lines = Interactions(
         np.array(user, np.int32),
         np.array(item, np.int32),

@@ -185,10 +185,10 @@ class NextOrder(nnx.Module):
         self.decoder = nnx.Param(jnp.asarray(start.decoder, jnp.float32) * items**0.5)
         self.log2_half_lives = nnx.Param(jnp.log2(jnp.asarray(settings.half_lives, jnp.float32)))
         # softplus of them: the count weighs 1 and the decayed counts a tenth.
-        self.input_weights = nnx.Param(jnp.array([0.54, *[-2.25] * decays]))
-        self.popularity = nnx.Param(jnp.array(0.5))
-        self.share_power = nnx.Param(jnp.array(1.0))
-        self.log_share = nnx.Param(jnp.array(-3.5))
+        self.input_weights = nnx.Param(jnp.array([0.54, *[-2.25] * decays], jnp.float32))
+        self.popularity = nnx.Param(jnp.float32(0.5))
+        self.share_power = nnx.Param(jnp.float32(1.0))
+        self.log_share = nnx.Param(jnp.float32(-3.5))
         features = 5 + decays + 5 * settings.rhythm
         self.own_first = nnx.Linear(features, settings.own_hidden, rngs=rngs)
         self.own_last = nnx.Linear(settings.own_hidden, 1, rngs=rngs)
