@@ -99,12 +99,12 @@ class ValueSettings:
         return history_matrix(histories, self.values, half_life=self.half_life)
 
 
-def check_counts(settings: ValueSettings, *names: str) -> None:
+def check_counts(settings: Any, *names: str) -> None:
     """Raises `InputError` where a number of things, or one of several, is below 1; None stands for a default."""
     _check(settings, names, lambda value: value >= 1, "1 or more")
 
 
-def check_shares(settings: ValueSettings, *names: str) -> None:
+def check_shares(settings: Any, *names: str) -> None:
     """Raises `InputError` where a share of what is left out is not one, or leaves nothing."""
     _check(settings, names, lambda value: 0.0 <= value < 1.0, "0 or more and less than 1")
 
@@ -114,7 +114,7 @@ def check_positive(settings: Any, *names: str) -> None:
     _check(settings, names, lambda value: value > 0, "more than 0")
 
 
-def check_not_negative(settings: ValueSettings, *names: str) -> None:
+def check_not_negative(settings: Any, *names: str) -> None:
     """Raises `InputError` where a number is below 0, or NaN."""
     _check(settings, names, lambda value: value >= 0, "0 or more")
 

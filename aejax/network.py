@@ -26,11 +26,11 @@ from aejax.training import Phase, Progress, init_progress, init_state, make_epoc
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings(ValueSettings):
-    """Settings that every network has.
+class TrainingSettings:
+    """Settings of all that is trained in epochs.
 
     Attributes:
-      batch_size: users in an update.
+      batch_size: examples in an update.
       learning_rate: of Adam.
       epochs: the most epochs.
       patience: epochs without a better validation NDCG@100 before training stops.
@@ -42,9 +42,17 @@ class NetworkSettings(ValueSettings):
     patience: int = 20
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_counts(self, "batch_size", "epochs", "patience")
         check_positive(self, "learning_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings(TrainingSettings, ValueSettings):
+    """Settings of a network that reads the user-item matrix, whose rows are its examples."""
+
+    def __post_init__(self) -> None:
+        TrainingSettings.__post_init__(self)
+        ValueSettings.__post_init__(self)
 
 
 def xavier_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -75,7 +83,8 @@ FittedNetwork = TypeVar("FittedNetwork")
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _scores(graphdef: nnx.GraphDef, params: dict[str, Any], batch: Any) -> jax.Array:
+def module_scores(graphdef: nnx.GraphDef, params: dict[str, Any], batch: Any) -> jax.Array:
+    """A batch of B users -> what the module makes of it, `[B, I]`."""
     return nnx.merge(graphdef, params)(batch)
 
 
@@ -103,7 +112,7 @@ class Network:
 
     def scores(self, batch: Any) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _scores(self.graphdef, self.params, batch)
+        return module_scores(self.graphdef, self.params, batch)
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""
@@ -122,9 +131,14 @@ def _input_matrix(lines: Interactions, as_of: np.ndarray | None, settings: Netwo
 def restore_network(
     build: Callable[..., nnx.Module], state: dict[str, Any], *, items: int, settings: NetworkSettings, unit: bool
 ) -> Network:
-    """The network that a run stored; `build(rngs=...)` gives the structure, and no parameter is initialised."""
+    """The network that a run stored; for `build` see `restore_module`."""
+    return Network(*restore_module(build, state), items, settings, unit)
+
+
+def restore_module(build: Callable[..., nnx.Module], state: dict[str, Any]) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """What a run stored; `build(rngs=...)` gives the structure, and no parameter is initialised."""
     abstract = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(params=0)))
-    return Network(nnx.graphdef(abstract), _with_layer_numbers(state), items, settings, unit)
+    return nnx.graphdef(abstract), _with_layer_numbers(state)
 
 
 def _with_layer_numbers(state: Any) -> Any:
@@ -177,7 +191,7 @@ def train_network(
     loss: Callable[..., jax.Array] | Sequence[Phase],
     examples: batching.Examples,
     network: Callable[[nnx.GraphDef, dict[str, Any]], FittedNetwork],
-    settings: NetworkSettings,
+    settings: TrainingSettings,
     *,
     items: int,
     key: jax.Array,

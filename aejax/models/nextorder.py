@@ -47,7 +47,7 @@ from aejax import orders
 from aejax.interactions import Histories, Interactions, customers_of_products
 from aejax.matrix import check_counts, check_not_negative, check_positive, check_shares, user_item_matrix
 from aejax.models import Choice, Family, Range
-from aejax.network import Network, NetworkSettings, restore_network, train_network
+from aejax.network import TrainingSettings, module_scores, restore_module, train_network
 from aejax.orders import Example, Purchases
 from aejax.training import Progress
 
@@ -58,8 +58,8 @@ LEAST = 1e-3  # of a decayed count, before its logarithm
 
 
 @dataclasses.dataclass(frozen=True)
-class NextOrderSettings(NetworkSettings):
-    """Settings of `nextorder`; it makes its own of `values` and `half_life`.
+class NextOrderSettings(TrainingSettings):
+    """Settings of `nextorder`.
 
     Attributes:
       latent_dim: D, the rank of the collaborative part.
@@ -272,38 +272,52 @@ def _loss(module: NextOrder, example: Example, step: jax.Array, key: jax.Array, 
     return total / jnp.sqrt(jnp.maximum(size, 1))
 
 
-class NextOrderNetwork(Network):
-    """The fitted network."""
+@dataclasses.dataclass(frozen=True)
+class NextOrderNetwork:
+    """The fitted network.
+
+    Attributes:
+      graphdef: the module's structure.
+      params: its parameters.
+    """
+
+    graphdef: nnx.GraphDef
+    params: dict[str, Any]
 
     def encode(self, histories: Histories) -> Purchases:
         """Histories of n customers -> their purchases up to their cut, padded on the host."""
         return orders.encode(histories, NAME)
 
+    def scores(self, batch: Purchases) -> jax.Array:
+        """Purchases of B customers -> scores `[B, I]`, higher is better."""
+        return module_scores(self.graphdef, self.params, batch)
 
-def fit(train: Interactions, settings: NextOrderSettings, **training: Any) -> tuple[Network, Progress]:
+    def state(self) -> dict[str, Any]:
+        """What a run stores of it."""
+        return self.params
+
+
+def fit(train: Interactions, settings: NextOrderSettings, **training: Any) -> tuple[NextOrderNetwork, Progress]:
     """Train on every order that has one before it; for the arguments see `aejax.network.train_network`.
 
     Raises:
       InputError: no order ids, no dates, or no customer with two orders.
     """
-    items = len(train.items)
     examples = orders.next_orders(train, NAME, latest=settings.latest_orders, per_pass=settings.orders_per_epoch)
     return train_network(
         partial(NextOrder, settings=settings, start=start_of(train, settings)),
         partial(_loss, dropout=settings.dropout),
         examples,
-        lambda graphdef, params: NextOrderNetwork(graphdef, params, items, settings, unit=False),
+        NextOrderNetwork,
         settings,
-        items=items,
+        items=len(train.items),
         **training,
     )
 
 
-def restore(state: dict[str, Any], settings: NextOrderSettings, *, items: int) -> Network:
+def restore(state: dict[str, Any], settings: NextOrderSettings, *, items: int) -> NextOrderNetwork:
     """The model whose `state()` that was."""
-    build = partial(NextOrder, items, settings=settings)
-    network = restore_network(build, state, items=items, settings=settings, unit=False)
-    return NextOrderNetwork(network.graphdef, network.params, items, settings, unit=False)
+    return NextOrderNetwork(*restore_module(partial(NextOrder, items, settings=settings), state))
 
 
 FAMILY = Family(
