@@ -6,7 +6,9 @@ scatter, and the value 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import chex
 import jax
@@ -56,6 +58,25 @@ class SparseRows(NamedTuple):
     values: jax.Array
     targets: jax.Array | None = None
     weights: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a pass of a training sees: numbered examples, cut on the device into batches of a few fixed shapes.
+
+    Attributes:
+      data: a pytree of arrays that the examples are cut from.
+      count: examples in a pass.
+      draw: `(data, key, batch_size)` -> a pass's batches `[T, B]` int32, by their examples' numbers, and the shape of
+        each `[T]` int32, an index into `cuts`.
+      cuts: for each shape `(data, numbers [B])` -> a batch for the loss, and the weight of each example `[B]`, 0 for
+        padding.
+    """
+
+    data: Any
+    count: int
+    draw: Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]
+    cuts: tuple[Callable[[Any, jax.Array], tuple[Any, jax.Array]], ...]
 
 
 def bucket(length: int) -> int:
@@ -115,6 +136,25 @@ def epoch_order(key: jax.Array, users: int, batch_size: int) -> jax.Array:
     order = jax.random.permutation(key, users)
     padding = jnp.full((steps * batch_size - users,), users, dtype=order.dtype)
     return jnp.concatenate([order, padding]).reshape(steps, batch_size)
+
+
+def row_examples(
+    matrix: sp.csr_array, *, targets: sp.csr_array | None = None, weights: sp.csr_array | None = None
+) -> Examples:
+    """CSR `[U, I]` -> its rows as examples, each once in a pass: the inputs of an autoencoder are its targets, but for
+    what `sparse_rows` takes beside them.
+    """
+    rows, length = sparse_rows(matrix, targets=targets, weights=weights)
+    users, items = int(matrix.shape[0]), int(matrix.shape[1])
+
+    def draw(rows: SparseRows, key: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
+        order = epoch_order(key, users, batch_size)
+        return order, jnp.zeros(order.shape[0], jnp.int32)
+
+    def cut(rows: SparseRows, chosen: jax.Array) -> tuple[Batch, jax.Array]:
+        return gather_rows(rows, chosen, length, items), (chosen < users).astype(jnp.float32)
+
+    return Examples(rows, users, draw, (cut,))
 
 
 def pad_rows(matrix: sp.csr_array, *, rows: int | None = None, length: int | None = None) -> Batch:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -26,30 +26,42 @@ from aejax.training import Phase, Progress, init_progress, init_state, make_epoc
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSettings(TargetSettings):
-    """Settings that every network has.
+class TrainingSettings:
+    """Settings of all that is trained in epochs.
 
     Attributes:
-      target_weight: the value transform of the weight w that a bought product's term has in the loss, where one that
-        was not bought has 1; `binary`: 1. Squared and logistic losses take `w * loss(output, target)` (as Hu et al.
-        2008, with w in place of their 1 + alpha r), the multinomial and the cosine `w * target` as the target.
-      batch_size: users in an update.
+      batch_size: examples in an update.
       learning_rate: of Adam.
       epochs: the most epochs.
       patience: epochs without a better validation NDCG@100 before training stops.
     """
 
-    target_weight: str = "binary"
     batch_size: int = 500
     learning_rate: float = 1e-3
     epochs: int = 200
     patience: int = 20
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_values(self.target_weight, "target_weight")
         check_counts(self, "batch_size", "epochs", "patience")
         check_positive(self, "learning_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings(TrainingSettings, TargetSettings):
+    """Settings of a network that reads the user-item matrix, whose rows are its examples.
+
+    Attributes:
+      target_weight: the value transform of the weight w that a bought product's term has in the loss, where one that
+        was not bought has 1; `binary`: 1. Squared and logistic losses take `w * loss(output, target)` (as Hu et al.
+        2008, with w in place of their 1 + alpha r), the multinomial and the cosine `w * target` as the target.
+    """
+
+    target_weight: str = "binary"
+
+    def __post_init__(self) -> None:
+        TrainingSettings.__post_init__(self)
+        TargetSettings.__post_init__(self)
+        check_values(self.target_weight, "target_weight")
 
 
 def xavier_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -71,13 +83,17 @@ def linear_of_rows(layer: nnx.Linear, batch: batching.Batch) -> jax.Array:
 class ScoringModule(Protocol):
     """An NNX module whose call is deterministic scoring."""
 
-    def __call__(self, batch: batching.Batch) -> jax.Array:
+    def __call__(self, batch: Any) -> jax.Array:
         """A batch of B users -> scores `[B, I]`."""
         ...
 
 
+FittedNetwork = TypeVar("FittedNetwork")
+
+
 @partial(jax.jit, static_argnames="graphdef")
-def _scores(graphdef: nnx.GraphDef, params: dict[str, Any], batch: batching.Batch) -> jax.Array:
+def module_scores(graphdef: nnx.GraphDef, params: dict[str, Any], batch: Any) -> jax.Array:
+    """A batch of B users -> what the module makes of it, `[B, I]`."""
     return nnx.merge(graphdef, params)(batch)
 
 
@@ -99,14 +115,14 @@ class Network:
     settings: NetworkSettings
     unit: bool
 
-    def encode(self, histories: Histories) -> batching.Batch:
+    def encode(self, histories: Histories) -> Any:
         """Histories of n customers -> a padded batch on the host."""
         matrix = self.settings.history_matrix(histories)
         return batching.pad_rows(_largest_is_1(matrix) if self.unit else matrix)
 
-    def scores(self, batch: batching.Batch) -> jax.Array:
+    def scores(self, batch: Any) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
-        return _scores(self.graphdef, self.params, batch)
+        return module_scores(self.graphdef, self.params, batch)
 
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""
@@ -143,9 +159,14 @@ def _training_rows(
 def restore_network(
     build: Callable[..., nnx.Module], state: dict[str, Any], *, items: int, settings: NetworkSettings, unit: bool
 ) -> Network:
-    """The network that a run stored; `build(rngs=...)` gives the structure, and no parameter is initialised."""
+    """The network that a run stored; for `build` see `restore_module`."""
+    return Network(*restore_module(build, state), items, settings, unit)
+
+
+def restore_module(build: Callable[..., nnx.Module], state: dict[str, Any]) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """What a run stored; `build(rngs=...)` gives the structure, and no parameter is initialised."""
     abstract = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(params=0)))
-    return Network(nnx.graphdef(abstract), _with_layer_numbers(state), items, settings, unit)
+    return nnx.graphdef(abstract), _with_layer_numbers(state)
 
 
 def _with_layer_numbers(state: Any) -> Any:
@@ -161,22 +182,59 @@ def fit_network(
     train: Interactions,
     settings: NetworkSettings,
     *,
-    key: jax.Array,
     unit: bool,
-    validate: Callable[[Network], float] | None,
-    on_epoch: Callable[[Progress, dict[str, float]], None],
-    resume: Callable[[Progress], Progress],
+    **training: Any,
 ) -> tuple[Network, Progress]:
     """Train a module on every user of `train` that has a purchase.
 
     Args:
-      build: `build(items, rngs=...)` makes the module.
-      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each user; or the phases of an epoch, where a loss
-        is `loss(module, start, batch, step, key)` and `start` the module as it was when the epoch began.
+      build: see `train_network`.
+      loss: see `train_network`; a batch is of users' rows.
       train: purchases.
       settings: the network's settings.
-      key: for initialisation and training.
       unit: divide inputs and targets by each user's largest value.
+      **training: see `train_network`.
+
+    Returns:
+      The network of the best epoch, and the progress at the end.
+    """
+    items = len(train.items)
+    matrix, columns = _training_rows(train, settings, unit)
+    return train_network(
+        build,
+        loss,
+        batching.row_examples(matrix, **columns),
+        lambda graphdef, params: Network(graphdef, params, items, settings, unit),
+        settings,
+        items=items,
+        **training,
+    )
+
+
+def train_network(
+    build: Callable[..., nnx.Module],
+    loss: Callable[..., jax.Array] | Sequence[Phase],
+    examples: batching.Examples,
+    network: Callable[[nnx.GraphDef, dict[str, Any]], FittedNetwork],
+    settings: TrainingSettings,
+    *,
+    items: int,
+    key: jax.Array,
+    validate: Callable[[FittedNetwork], float] | None,
+    on_epoch: Callable[[Progress, dict[str, float]], None],
+    resume: Callable[[Progress], Progress],
+) -> tuple[FittedNetwork, Progress]:
+    """Train a module on examples of any kind.
+
+    Args:
+      build: `build(items, rngs=...)` makes the module.
+      loss: `loss(module, batch, step, key)` gives the loss `[B]` of each example; or the phases of an epoch, where a
+        loss is `loss(module, start, batch, step, key)` and `start` the module as it was when the epoch began.
+      examples: what a pass sees, and how it is cut into batches.
+      network: `network(graphdef, params)` is the fitted network.
+      settings: the network's settings.
+      items: I.
+      key: for initialisation and training.
       validate: a fitted network to a score; None: train for exactly `settings.epochs`.
       on_epoch: told the progress after every epoch.
       resume: given the progress before the first epoch, returns where to start: that, or a stored one.
@@ -184,13 +242,11 @@ def fit_network(
     Returns:
       The network of the best epoch, and the progress at the end.
     """
-    items = len(train.items)
-    matrix, columns = _training_rows(train, settings, unit)
+    batch_size = min(settings.batch_size, examples.count)
     init_key, train_key = jax.random.split(key)
-    _require_memory(build, items, min(settings.batch_size, matrix.shape[0]))
+    _require_memory(build, items, batch_size)
     graphdef, variables = nnx.split(build(items, rngs=nnx.Rngs(params=init_key)))
     params = nnx.to_pure_dict(variables)
-    rows, length = batching.sparse_rows(matrix, **columns)
     optimizer = optax.adam(settings.learning_rate)
 
     def merged(phase: Phase) -> Phase:
@@ -200,31 +256,17 @@ def fit_network(
         return dataclasses.replace(phase, loss=loss)
 
     phases = [merged(phase) for phase in (single_phase(loss) if callable(loss) else loss)]
-
-    epoch = make_epoch(
-        rows,
-        users=matrix.shape[0],
-        items=items,
-        length=length,
-        batch_size=min(settings.batch_size, matrix.shape[0]),
-        phases=phases,
-        optimizer=optimizer,
-    )
-
-    def network(params: dict[str, Any]) -> Network:
-        return Network(graphdef, params, items, settings, unit)
-
     progress = run_epochs(
-        epoch,
+        make_epoch(examples, batch_size=batch_size, phases=phases, optimizer=optimizer),
         resume(init_progress(init_state(params, optimizer, [phase.part for phase in phases]))),
         key=train_key,
         epochs=settings.epochs,
         patience=settings.patience,
         remedy=f"learning_rate is {settings.learning_rate:g}; try --set learning_rate={_lower(settings.learning_rate)}",
-        validate=None if validate is None else lambda params: validate(network(params)),
+        validate=None if validate is None else lambda params: validate(network(graphdef, params)),
         on_epoch=on_epoch,
     )
-    return network(progress.best_params), progress
+    return network(graphdef, progress.best_params), progress
 
 
 def _require_memory(build: Callable[..., nnx.Module], items: int, batch_size: int) -> None:

@@ -30,6 +30,7 @@ MODELS = {
     "cdae": "aejax.models.cdae:FAMILY",
     "recvae": "aejax.models.recvae:FAMILY",
     "macridvae": "aejax.models.macridvae:FAMILY",
+    "nextorder": "aejax.models.nextorder:FAMILY",
     "itemknn": "aejax.models.neighbours:ITEMKNN",
     "userknn": "aejax.models.neighbours:USERKNN",
     "rp3beta": "aejax.models.neighbours:RP3BETA",

@@ -1,6 +1,6 @@
 """Training as pure functions: a state, one step, one epoch as scans, and the loop that stops in time.
 
-Legend: U users, B batch, T steps of an epoch.
+Legend: B batch, T steps of an epoch.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from aejax.errors import InputError
 
 Params = TypeVar("Params")
 # (params, batch, step, key) -> the loss of each example, [B]
-LossFunction = Callable[[Any, batching.Batch, jax.Array, jax.Array], jax.Array]
+LossFunction = Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Passes over all users in which one loss updates one part of the parameters.
+    """Passes over all examples in which one loss updates one part of the parameters.
 
     Attributes:
       loss: `(params, start, batch, step, key)` -> the loss of each example, `[B]`; `start` are all parameters as they
         were when the epoch began.
       part: the key of what is updated in the dictionary of parameters; the rest has no gradient, no update and no
         moments in this phase. None: all of them. An epoch's phases either all name a part or none does.
-      passes: how often each user is seen.
+      passes: how often each example is seen.
     """
 
     loss: Callable[..., jax.Array]
@@ -41,7 +41,7 @@ class Phase:
 
 
 def single_phase(loss: LossFunction) -> tuple[Phase]:
-    """An epoch that is one pass over all users and updates all parameters."""
+    """An epoch that is one pass over all examples and updates all parameters."""
     return (Phase(lambda params, start, batch, step, key: loss(params, batch, step, key)),)
 
 
@@ -98,7 +98,7 @@ def init_progress(state: TrainState[Params]) -> Progress[Params]:
 
 def train_step(
     state: TrainState[Params],
-    batch: batching.Batch,
+    batch: Any,
     weight: jax.Array,
     key: jax.Array,
     *,
@@ -109,7 +109,7 @@ def train_step(
 
     Args:
       state: the state.
-      batch: B examples.
+      batch: B examples, as the loss takes them.
       weight: `[B]`, 0 for padding.
       key: for dropout and sampling of this step.
       loss: unreduced loss.
@@ -130,48 +130,48 @@ def train_step(
 
 
 def make_epoch(
-    rows: batching.SparseRows,
+    examples: batching.Examples,
     *,
-    users: int,
-    items: int,
-    length: int,
     batch_size: int,
     phases: Sequence[Phase],
     optimizer: optax.GradientTransformation,
 ) -> Callable[[TrainState[Params], jax.Array], tuple[TrainState[Params], jax.Array]]:
-    """One epoch as one compiled function: `(state, epoch_key) -> (state, mean loss over users and passes)`.
+    """One epoch as one compiled function: `(state, epoch_key) -> (state, mean loss over examples and passes)`.
 
-    The state is donated. Each pass is a scan over the batches of an order of its own.
+    The state is donated. Each pass is a scan over the batches of an order of its own; a loss is traced once for each
+    shape of a batch.
     """
 
-    def one_pass(rows: batching.SparseRows, loss: Callable[..., jax.Array], state: TrainState, pass_key: jax.Array):
+    def one_pass(data: Any, loss: Callable[..., jax.Array], state: TrainState, pass_key: jax.Array):
         order_key, steps_key = jax.random.split(pass_key)
 
-        def body(state: TrainState, xs: tuple[jax.Array, jax.Array]):
-            index, chosen = xs
-            batch = batching.gather_rows(rows, chosen, length, items)
-            weight = (chosen < users).astype(jnp.float32)
+        def step_of(cut: Callable[..., tuple[Any, jax.Array]], state: TrainState, index: jax.Array, chosen: jax.Array):
+            batch, weight = cut(data, chosen)
             step_key = jax.random.fold_in(steps_key, index)
             return train_step(state, batch, weight, step_key, loss=loss, optimizer=optimizer)
 
-        order = batching.epoch_order(order_key, users, batch_size)
-        state, totals = jax.lax.scan(body, state, (jnp.arange(order.shape[0]), order))
+        def body(state: TrainState, xs: tuple[jax.Array, jax.Array, jax.Array]):
+            index, chosen, shape = xs
+            return jax.lax.switch(shape, [partial(step_of, cut) for cut in examples.cuts], state, index, chosen)
+
+        order, shapes = examples.draw(data, order_key, batch_size)
+        state, totals = jax.lax.scan(body, state, (jnp.arange(order.shape[0]), order, shapes))
         return state, totals.sum()
 
     passes = sum(phase.passes for phase in phases)
 
-    def epoch(rows: batching.SparseRows, state: TrainState[Params], epoch_key: jax.Array):
+    def epoch(data: Any, state: TrainState[Params], epoch_key: jax.Array):
         start, total = state.params, jnp.zeros(())
         keys = jax.random.split(epoch_key, passes) if passes > 1 else epoch_key[None]
         for phase in phases:
             # What a phase leaves alone is no part of its scan's state: it is read there, and no step copies it.
-            run_pass = partial(one_pass, rows, partial(_loss_of_part, phase, state.params, start))
+            run_pass = partial(one_pass, data, partial(_loss_of_part, phase, state.params, start))
             part, totals = jax.lax.scan(run_pass, _part_of(state, phase.part), keys[: phase.passes])
             state, total, keys = _with_part(state, phase.part, part), total + totals.sum(), keys[phase.passes :]
-        return state, total / (users * passes)
+        return state, total / (examples.count * passes)
 
     compiled = jax.jit(epoch, donate_argnums=1)
-    return lambda state, epoch_key: compiled(rows, state, epoch_key)
+    return lambda state, epoch_key: compiled(examples.data, state, epoch_key)
 
 
 def _loss_of_part(phase: Phase, params: Any, start: Any, part: Any, *example: jax.Array) -> jax.Array:

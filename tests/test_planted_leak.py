@@ -27,7 +27,10 @@ MODELS = {
     "tifuknn": {"neighbours": 5},
     "upcf": {"recency": 2},
 }
-NETWORK = {"values": "recency", "half_life": 20.0, "hidden": (4,), "latent_dim": 2, "epochs": 1}
+NETWORKS = {
+    "multvae": {"values": "recency", "half_life": 20.0, "hidden": (4,), "latent_dim": 2, "epochs": 1},
+    "nextorder": {"latent_dim": 2, "own_hidden": 2, "epochs": 1},
+}
 
 
 def planted(lines: Interactions, user: np.ndarray, order: np.ndarray, at: np.ndarray) -> Interactions:
@@ -87,13 +90,14 @@ def seen_of(parts: Split, users: np.ndarray, name: str) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
 
-def test_nor_does_it_move_a_network(tiny_lines):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nor_does_it_move_a_network(name, tiny_lines):
     """Whose rows are made elsewhere than those of the closed forms; once, for each fit is compiled anew."""
-    settings = registry.make_settings("multvae", NETWORK)
+    settings = registry.make_settings(name, NETWORKS[name])
     found = []
     for lines in (tiny_lines, plant_after(tiny_lines, "last-order")):
         parts = split(lines, protocol="last-order", repeat="include")
-        model = refit("multvae", settings, parts.refit, 1, seed=0, hooks=Hooks())
+        model = refit(name, settings, parts.refit, 1, seed=0, hooks=Hooks())
         found.append([np.asarray(leaf) for leaf in jax.tree.leaves((model.state(), model.encode(parts.test.inputs)))])
     for before, after in zip(*found, strict=True):
         np.testing.assert_array_equal(after, before)

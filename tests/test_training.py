@@ -55,12 +55,8 @@ def fresh(optimizer: optax.GradientTransformation) -> TrainState[dict[str, jax.A
 
 
 def epoch_of(matrix: sp.csr_array, loss: Any, optimizer: optax.GradientTransformation, batch_size: int = BATCH) -> Any:
-    rows, length = batching.sparse_rows(matrix)
     return make_epoch(
-        rows,
-        users=matrix.shape[0],
-        items=matrix.shape[1],
-        length=length,
+        batching.row_examples(matrix),
         batch_size=batch_size,
         phases=single_phase(loss),
         optimizer=optimizer,
@@ -250,9 +246,8 @@ def two_parts() -> dict[str, jax.Array]:
 
 
 def phased_epoch(matrix: sp.csr_array, phases: list[Phase]) -> Any:
-    rows, length = batching.sparse_rows(matrix)
-    sizes = {"users": USERS, "items": ITEMS, "length": length, "batch_size": BATCH}
-    return make_epoch(rows, **sizes, phases=phases, optimizer=optax.adam(LEARNING_RATE))
+    examples = batching.row_examples(matrix)
+    return make_epoch(examples, batch_size=BATCH, phases=phases, optimizer=optax.adam(LEARNING_RATE))
 
 
 def test_each_phase_updates_its_part_with_an_adam_of_its_own_and_sees_where_the_epoch_began(matrix):
