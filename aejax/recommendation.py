@@ -169,6 +169,7 @@ def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, t
         user=np.zeros(1, dtype=np.int32),
         quantity=np.ones(1, dtype=np.int32),
         users=Vocabulary.of(("bought it", "bought nothing")),
+        user_features=None,
     )
     as_of = None if one.at is None else np.repeat(one.at, len(one.users))
     scores = np.array(model.scores(model.encode(Histories(one, as_of))), dtype=np.float64)

@@ -11,7 +11,7 @@ from aejax.experiment.loading import (
     recommend,
     write_recommendations,
 )
-from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, titles
+from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, recognise, titles
 from aejax.experiment.tuning import tune
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "prepare",
     "prepare_dataset",
     "read_customers",
+    "recognise",
     "recommend",
     "titles",
     "tune",

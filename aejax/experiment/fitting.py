@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aejax import registry, report, runs
+from aejax import attributes, registry, report, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.evaluation import Evaluation, TaskEvaluation, evaluate, evaluate_tasks, report_metrics, report_tasks
@@ -137,6 +137,7 @@ def fit(
     overwrite: bool = False,
     resume: bool = False,
     listen: EpochListener = lambda stage, record: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
     """Fit a model and write its run directory, whole or not at all.
 
@@ -147,6 +148,7 @@ def fit(
       overwrite: replace an existing run.
       resume: go on with what an interrupted fit of the same config left; the end is the same in every bit.
       listen: told `(stage, record)` after every epoch.
+      say: told in sentences what was made of the data's attributes.
 
     Returns:
       The content of metrics.json.
@@ -160,6 +162,8 @@ def fit(
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
         config = resolved(config, prepared, settings)
+        for sentence in attributes.summary_lines(attributes.report(prepared.attributes)):
+            say(sentence)
         saved = _SavedProgress(unfinished)
 
         def both(stage: str, record: Mapping[str, Any]) -> None:

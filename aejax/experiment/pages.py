@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aejax import quality, recommendation
+from aejax import attributes, quality, recommendation
 from aejax.experiment.preparing import Prepared, titles
 from aejax.models import Model
 
@@ -79,7 +79,8 @@ def _shared(
     prepared: Prepared, model: Model, result: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
-        "summary": quality.summary_lines(prepared.dataset.quality),
+        "summary": quality.summary_lines(prepared.dataset.quality)
+        + attributes.summary_lines(attributes.report(prepared.attributes)),
         "quality": prepared.dataset.quality,
         "protocol": prepared.split.protocol,
         "repeat": prepared.split_config.repeat,

@@ -71,7 +71,7 @@ def tune(
     if config.split.protocol == "reconstruction":
         raise InputError("--split reconstruction has no validation part to tune on; use another --split")
     done = runs.read_log(runs.require_unfinished(run) / LOG) if resume else []
-    if done and done[0]["settings"].keys() != space.keys():
+    if done and done[0]["settings"].keys() | {*family.of_attributes} != space.keys() | {*family.of_attributes}:
         raise InputError(
             f"--resume: {run} was started with another --set: it searches {', '.join(done[0]['settings'])}; this "
             f"would search {', '.join(space)}"
@@ -80,6 +80,8 @@ def tune(
         on_device(config.training.device),
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
+        if prepared.interactions.item_features is None:
+            space = {name: where for name, where in space.items() if name not in family.of_attributes}
         log = unfinished / LOG
         runs.write_log(log, done)
         factorised = Factorised()

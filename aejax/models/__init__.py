@@ -102,6 +102,7 @@ class Family:
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
       is_network: trained in epochs, or made of what may be: fits with other seeds differ.
       factorisation: what `fit(train, settings, factors=)` of a closed form can share with other settings.
+      of_attributes: settings that say something only where the data have attributes of products.
       fits_split: made of other models, and makes its own choices on validation.
     """
 
@@ -111,4 +112,5 @@ class Family:
     restore: Callable[..., Model]
     is_network: bool
     factorisation: Factorisation | None = None
+    of_attributes: tuple[str, ...] = ()
     fits_split: bool = False

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from aejax import dissection, memory, solve
 from aejax.interactions import Interactions
 from aejax.matrix import scale_rows, to_state, user_item_matrix, weighted_rows
+from aejax.models.linear.pseudo_users import attribute_rows
 from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import EASESettings
 
@@ -73,7 +74,7 @@ class System(NamedTuple):
     """What is solved.
 
     Attributes:
-      inputs: Xw, `[U, I]`, customers without a purchase left out.
+      inputs: Xw, `[U, I]`, customers without a purchase left out; below it the pseudo-users, if there are any.
       targets: Yw; the same object where Y = X.
       energy: the diagonal of `X' W X`, `[I]`.
       direction: D of `L = l2 D` without dropout, `[I]`.
@@ -96,6 +97,12 @@ def make_system(train: Interactions, settings: EASESettings) -> System:
     if settings.targets not in (None, settings.values):
         other = user_item_matrix(train, str(settings.targets), half_life=settings.half_life)
         targets = scale_rows(other[kept], root_weight)
+    if settings.attribute_weight:
+        rows = attribute_rows(train, settings.attribute_weight)
+        is_other = targets is not inputs
+        inputs = sp.csr_array(sp.vstack([inputs, rows], format="csr"))
+        targets = sp.csr_array(sp.vstack([targets, rows], format="csr")) if is_other else inputs
+        energy = energy + np.asarray(rows.multiply(rows).sum(axis=0), dtype=np.float64).ravel()
     direction = customers**settings.l2_power
     ridge = settings.l2 * direction + settings.dropout / (1 - settings.dropout) * energy
     return System(inputs, targets, energy, direction, ridge, customers**settings.item_power)
