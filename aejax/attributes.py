@@ -82,7 +82,13 @@ def recognise(tables: Mapping[str, pd.DataFrame], given: Mapping[str, str]) -> d
     Raises:
       InputError: an unknown column or kind, or numbers asked of a column that holds none.
     """
-    columns = {f"{table}.{name}": (table, str(name)) for table, frame in tables.items() for name in frame.columns[1:]}
+    columns = {
+        f"{table}.{name}": (table, str(name))
+        for table, frame in tables.items()
+        for name in frame.columns[1:]
+        # Where no product has a title, the column is not of the source.
+        if name != "title" or (_cells(frame, "title") != "").any()
+    }
     chosen: dict[str, str] = {}
     for name, kind in given.items():
         if kind not in KINDS:
@@ -94,8 +100,9 @@ def recognise(tables: Mapping[str, pd.DataFrame], given: Mapping[str, str]) -> d
         chosen |= dict.fromkeys(meant, kind)
     return {
         table: tuple(
-            _recognise(str(name), _cells(frame, str(name)), chosen.get(f"{table}.{name}"), table)
-            for name in frame.columns[1:]
+            _recognise(column, _cells(frame, column), chosen.get(full), table)
+            for full, (own, column) in columns.items()
+            if own == table
         )
         for table, frame in tables.items()
     }
@@ -139,12 +146,14 @@ def encode(attributes: Sequence[Attribute], table: pd.DataFrame, ids: Iterable[s
     Returns:
       `[n, F]` with the features of all attributes, those that no row has among them.
     """
-    row = pd.Index(table.iloc[:, 0].to_numpy(dtype=object)).get_indexer(pd.Index(list(ids), dtype=object))
-    blocks = [sp.csr_array((len(row), 0), dtype=np.float32)]
+    used = [attribute for attribute in attributes if attribute.values]
+    ids = list(ids)
+    if not used:
+        return Features(sp.csr_array((len(ids), 0), dtype=np.float32), ())
+    row = pd.Index(table.iloc[:, 0].to_numpy(dtype=object)).get_indexer(pd.Index(ids, dtype=object))
+    blocks: list[sp.csr_array] = []
     names: list[tuple[str, str]] = []
-    for attribute in attributes:
-        if not attribute.values:
-            continue
+    for attribute in used:
         cells = _cells(table, attribute.column)
         cells = np.where(row >= 0, cells[row], "") if len(cells) else np.full(len(row), "", dtype=object)
         blocks.append(_encode(attribute, cells))

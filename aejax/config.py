@@ -23,12 +23,15 @@ class DataConfig:
       min_rating: MovieLens only: ratings below are dropped; None keeps every rating.
       attributes: column of products or customers, with or without `products.` or `customers.` before it -> how it is
         used: `category`, `number`, `text` or `none`; a column that is not here is used as what it looks like.
+      new_products: products that are set aside, or were never bought, stay among the products of a model, which scores
+        them by their attributes; no protocol offers them, and `recommend --include-new` may.
     """
 
     path: str
     min_customers: int | None = None
     min_rating: float | None = None
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    new_products: bool = False
 
     def __post_init__(self) -> None:
         if self.min_customers is not None and self.min_customers < 1:

@@ -56,17 +56,20 @@ class Evaluation:
 
 @partial(jax.jit, static_argnames="depth")
 def hits_of(
-    scores: jax.Array, seen: jax.Array, targets: jax.Array, depth: int
+    scores: jax.Array, seen: jax.Array, targets: jax.Array, offered: jax.Array | None, depth: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores `[B, I]`, padded seen and target items `[B, L]` -> the top items, which of them hit, and any NaN."""
-    _, top = ranking.top_k_items(ranking.mask_items(scores, seen), depth)
+    """Scores `[B, I]`, padded seen and target items `[B, L]` -> the top items of those offered `[I]`, which of them
+    hit, and any NaN.
+    """
+    _, top = ranking.top_k_items(ranking.mask_items(ranking.offer_items(scores, offered), seen), depth)
     return top, ranking.membership(top, targets, scores.shape[1]), jnp.isnan(scores).any()
 
 
 @partial(jax.jit, static_argnames="depth")
-def _lists(scores: jax.Array, seen: jax.Array, depth: int) -> tuple[jax.Array, jax.Array]:
-    """Scores `[B, I]`, padded seen items `[B, L]` -> the top items `[B, depth]`, and any NaN."""
-    return ranking.top_k_items(ranking.mask_items(scores, seen), depth)[1], jnp.isnan(scores).any()
+def _lists(scores: jax.Array, seen: jax.Array, offered: jax.Array | None, depth: int) -> tuple[jax.Array, jax.Array]:
+    """Scores `[B, I]`, padded seen items `[B, L]` -> the top items of those offered, `[B, depth]`, and any NaN."""
+    best = ranking.mask_items(ranking.offer_items(scores, offered), seen)
+    return ranking.top_k_items(best, depth)[1], jnp.isnan(scores).any()
 
 
 @partial(jax.jit, static_argnames="items")
@@ -147,10 +150,12 @@ class _Asked:
     Attributes:
       seen: `[n, I]` binary CSR, what must not be in the list.
       targets: name -> `[n, I]` binary CSR; a user may have none.
+      offered: `[I]` bool, what may be in the list; None: everything.
     """
 
     seen: sp.csr_array
     targets: Mapping[str, sp.csr_array]
+    offered: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,11 +170,12 @@ class _Answer:
     first: np.ndarray
     values: dict[str, dict[str, np.ndarray]]
 
-    def coverage(self, users: np.ndarray | slice, items: int) -> float:
-        """The share of the products that stand in the lists of these users."""
+    def coverage(self, users: np.ndarray | slice, part: HeldOut) -> float:
+        """The share of the products offered that stand in the lists of these users."""
+        items = part.targets.shape[1]
         recommended = np.zeros(items + 1, dtype=bool)
         recommended[self.first[users]] = True
-        return float(recommended[:items].mean())
+        return float(recommended[:items][slice(None) if part.offered is None else part.offered].mean())
 
 
 def _answer(model: Model, part: HeldOut, asked: Mapping[str, _Asked], chunk: int | None) -> dict[str, _Answer]:
@@ -185,7 +191,7 @@ def _answer(model: Model, part: HeldOut, asked: Mapping[str, _Asked], chunk: int
         scores = model.scores(batch)
         users = rows.stop - rows.start
         for name, one in asked.items():
-            top, any_nan = _lists(scores, rows.padded(one.seen), metrics.DEPTH)
+            top, any_nan = _lists(scores, rows.padded(one.seen), one.offered, metrics.DEPTH)
             found = {
                 kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)
                 for kind, targets in one.targets.items()
@@ -220,8 +226,8 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     Raises:
       InputError: the model scored NaN.
     """
-    answer = _answer(model, part, {"": _Asked(part.seen, {"": part.targets})}, chunk)[""]
-    coverage = answer.coverage(slice(None), part.targets.shape[1])
+    answer = _answer(model, part, {"": _Asked(part.seen, {"": part.targets}, part.offered)}, chunk)[""]
+    coverage = answer.coverage(slice(None), part)
     return Evaluation(part.users, answer.values[""], coverage, len(unknown_customers(model, part.inputs)))
 
 
@@ -248,7 +254,7 @@ class TaskEvaluation:
 
     Attributes:
       whole: with all targets.
-      repeat_targets: with those that the user had bought before; there are none under `exclude`.
+      repeat_targets: with those that the user had bought before; there are none but under `include`.
       new_targets: with the others.
     """
 
@@ -264,12 +270,14 @@ def evaluate_tasks(
 
     Args:
       model: a fitted model.
-      tasks: `include` and `exclude`.
+      tasks: `include` and `exclude`, or `cold` and `mixed`.
       chunk: the most users scored at once; None: by memory.
 
     Raises:
       InputError: the model scored NaN.
     """
+    if "cold" in tasks:
+        return _evaluate_cold(model, tasks, chunk)
     wide, narrow = tasks["include"], tasks["exclude"]
     rows = np.searchsorted(wide.users, narrow.users)  # whoever buys a new product buys one
     new, seen = (_spread(matrix, rows, len(wide)) for matrix in (narrow.targets, narrow.seen))
@@ -277,15 +285,15 @@ def evaluate_tasks(
     repeats.eliminate_zeros()
     nothing = sp.csr_array(new.shape, dtype=np.float32)
     asked = {
-        "include": _Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}),
-        "exclude": _Asked(seen, {"all": new}),
+        "include": _Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}, wide.offered),
+        "exclude": _Asked(seen, {"all": new}, wide.offered),
     }
     answers = _answer(model, wide, asked, chunk)
 
     def whole(task: str, own: np.ndarray | slice) -> Evaluation:
         answer, part = answers[task], tasks[task]
         values = {key: column[own] for key, column in answer.values["all"].items()}
-        coverage = answer.coverage(own, part.targets.shape[1])
+        coverage = answer.coverage(own, part)
         return Evaluation(part.users, values, coverage, len(unknown_customers(model, part.inputs)))
 
     def kind(task: str, name: str, targets: sp.csr_array) -> TargetKind:
@@ -300,6 +308,23 @@ def evaluate_tasks(
         ),
         "exclude": TaskEvaluation(whole("exclude", rows), kind("exclude", "all", nothing), kind("exclude", "all", new)),
     }
+
+
+def _evaluate_cold(model: Model, tasks: Mapping[str, HeldOut], chunk: int | None) -> dict[str, TaskEvaluation]:
+    """`evaluate_tasks` of tasks that differ in what is offered: no target is of a product bought before."""
+    first = next(iter(tasks.values()))
+    asked = {name: _Asked(part.seen, {"all": part.targets}, part.offered) for name, part in tasks.items()}
+    unknown = len(unknown_customers(model, first.inputs))
+    results = {}
+    for name, answer in _answer(model, first, asked, chunk).items():
+        part, values = tasks[name], answer.values["all"]
+        found = {key: values[key] for key in KIND_KEYS}
+        results[name] = TaskEvaluation(
+            Evaluation(part.users, values, answer.coverage(slice(None), part), unknown),
+            TargetKind(0, 0.0, part.users[:0], {key: column[:0] for key, column in found.items()}),
+            TargetKind(part.targets.nnz, 1.0, part.users, found),
+        )
+    return results
 
 
 def _spread(matrix: sp.csr_array, rows: np.ndarray, count: int) -> sp.csr_array:
@@ -318,13 +343,14 @@ def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
     """
     size = batching.scoring_chunk(part.targets.shape[1])
     kept: list[Chunk] = []
+    offered = None if part.offered is None else jnp.asarray(part.offered)
 
     def validate(model: Model) -> float:
         if not once and not kept:
             kept.extend(chunks(model, part, size))
         totals = []
         for piece in chunks(model, part, size) if once else kept:
-            _, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, metrics.DEPTH)
+            _, hits, any_nan = hits_of(model.scores(piece.batch), piece.seen, piece.targets, offered, metrics.DEPTH)
             totals.append(jnp.where(any_nan, jnp.nan, total_ndcg(hits, piece.counts)))
         return float(jax.device_get(jnp.stack(totals).sum())) / len(part)
 
@@ -373,7 +399,7 @@ def report_tasks(tasks: Mapping[str, TaskEvaluation], left_out: Mapping[str, int
     """The `tasks` of metrics.json.
 
     Args:
-      tasks: `include` and `exclude`.
+      tasks: as `evaluate_tasks` gives them.
       left_out: users left out of each.
 
     Returns:

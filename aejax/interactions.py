@@ -247,6 +247,23 @@ def set_aside_rare(lines: Interactions, min_customers: int) -> Interactions:
     return reindex(lines, users, items)
 
 
+def onto(lines: Interactions, users: Vocabulary, items: Vocabulary) -> Interactions:
+    """The lines of these customers and products, with their vocabularies in place of the lines' own; no features."""
+    user = users.index(lines.users.ids).astype(np.int32)
+    item = items.index(lines.items.ids).astype(np.int32)
+    kept = lines.take((user[lines.user] >= 0) & (item[lines.item] >= 0))
+    return dataclasses.replace(
+        kept,
+        user=user[kept.user],
+        item=item[kept.item],
+        users=users,
+        items=items,
+        as_of=None,
+        item_features=None,
+        user_features=None,
+    )
+
+
 def reindex(lines: Interactions, users: np.ndarray, items: np.ndarray) -> Interactions:
     """Keep the lines of these users and items (increasing indices) and shrink both vocabularies to them."""
     user_position = np.full(len(lines.users), -1, dtype=np.int32)

@@ -125,10 +125,9 @@ def test_an_id_in_disguise_is_warned_of_and_not_used():
     assert line.startswith("Warning: products.csv: barcode is not used: it differs in nearly every row, as an id does")
 
 
-def test_a_title_that_only_repeats_the_sku_is_empty():
+def test_a_title_that_only_repeats_the_sku_is_none():
     table = pd.DataFrame({"sku": ["a", "b"], "title": ["a", "b"]}, dtype=str)
-    (one,) = recognise({"products": table}, {})["products"]
-    assert (one.kind, one.note) == ("none", "it is empty")
+    assert recognise({"products": table}, {}) == {"products": ()}
 
 
 def test_a_kind_can_be_given_and_holds():

@@ -46,6 +46,8 @@ class Common:
     attributes: str | None = None
     """column=kind,...: how columns of products and customers are used in place of what they look like: category,
     number, text or none."""
+    new_products: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Keep products set aside or never bought, for a model to score by their attributes: recommend --include-new."""
     split_seed: int = 0
     """Seed of the split."""
     settings: Path | None = None
@@ -61,7 +63,9 @@ class Common:
         """What is read."""
         from aejax.config import DataConfig
 
-        return DataConfig(str(data), self.min_customers, self.min_rating, attribute_kinds(self.attributes))
+        return DataConfig(
+            str(data), self.min_customers, self.min_rating, attribute_kinds(self.attributes), self.new_products
+        )
 
     def split_config(self) -> SplitConfig:
         """What is held out."""
@@ -232,6 +236,7 @@ def recommend(
     out: Path | None = None,
     customers: Path | None = None,
     repeat: Literal["exclude", "include"] | None = None,
+    include_new: float = 0.0,
 ) -> None:
     """Write the best products for every customer, from their whole history.
 
@@ -241,6 +246,8 @@ def recommend(
       out: a .csv or .parquet file; default RUN/recommendations.csv.
       customers: a CSV file with a column customer_id (or one id a line): only these customers.
       repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
+      include_new: share of a list's places that products without a purchase get, the best by their attributes; for a
+        run fitted with --new-products.
     """
     from aejax import experiment
 
@@ -250,9 +257,13 @@ def recommend(
         raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
     loaded = experiment.load_run(run)
     chosen = None if customers is None else experiment.read_customers(customers)
-    rows = experiment.write_recommendations(loaded, out, top=top, repeat=repeat, customers=chosen)
+    rows = experiment.write_recommendations(
+        loaded, out, top=top, repeat=repeat, customers=chosen, include_new=include_new
+    )
     count, popular = rows["customers"], rows["popular"]
     console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
+    if include_new:
+        console.print(f"{rows['attributes']:,} of them are of new products, by their attributes.")
     if popular:
         console.print(f"{popular:,} of them have no usable history and get the most popular products.")
     if unknown := rows["mean-customer"]:

@@ -97,6 +97,7 @@ def print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], res
 
 
 # Heading -> the task, and in it the kind of targets; None: all of them.
+_COLD = {"cold products alone": ("cold", None), "among all products": ("mixed", None)}
 _TASKS = {
     "next": ("include", None),
     "next, repeat": ("include", "repeat_targets"),
@@ -109,11 +110,19 @@ def _print_tasks(console: Console, models: Mapping[str, Mapping[str, Any]], resu
     """ndcg@100 of both tasks, a row per model, and what they are."""
     from rich.table import Table
 
-    table = Table("ndcg@100", *_TASKS, show_lines=True)
+    is_cold = "cold" in next(iter(models.values()))
+    columns = _COLD if is_cold else _TASKS
+    table = Table("ndcg@100", *columns, show_lines=True)
     for name, tasks in models.items():
-        found = [tasks[task] if kind is None else tasks[task][kind] for task, kind in _TASKS.values()]
+        found = [tasks[task] if kind is None else tasks[task][kind] for task, kind in columns.values()]
         table.add_row(name, *(_cell(one["metrics"]["ndcg@100"]) if one["metrics"] else "-" for one in found))
     console.print(table)
+    if is_cold:
+        console.print(
+            "Cold products are in no purchase that the model learnt from. Their purchases are the targets in both "
+            "columns: in lists of cold products alone, and in lists of all products."
+        )
+        return
     tasks = next(iter(models.values()))
     repeat, new = tasks["include"]["repeat_targets"], tasks["include"]["new_targets"]
     console.print(

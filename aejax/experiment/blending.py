@@ -114,10 +114,19 @@ def _blend(settings: BlendSettings, names: Sequence[str], models: Sequence[Model
 
 
 @jax.jit
-def _ndcg(scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array) -> jax.Array:
-    """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
+def _ndcg(
+    scores: jax.Array,
+    weights: jax.Array,
+    seen: jax.Array,
+    targets: jax.Array,
+    counts: jax.Array,
+    offered: jax.Array | None,
+) -> jax.Array:
+    """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]`, items offered `[I]` -> summed
+    NDCG@100.
+    """
     blended = jnp.einsum("pni,p->ni", scores, weights, precision="highest")
-    _, hits, _ = evaluation.hits_of(blended, seen, targets, metrics.DEPTH)
+    _, hits, _ = evaluation.hits_of(blended, seen, targets, offered, metrics.DEPTH)
     return evaluation.total_ndcg(hits, counts)
 
 
@@ -134,9 +143,11 @@ def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
         for piece in evaluation.chunks(together, some, batching.scoring_chunk(items))
     ]
 
+    offered = None if part.offered is None else jnp.asarray(part.offered)
+
     def score(weights: np.ndarray) -> float:
         at = jnp.asarray(weights, dtype=jnp.float32)
-        totals = [_ndcg(stack, at, piece.seen, piece.targets, piece.counts) for stack, piece in scored]
+        totals = [_ndcg(stack, at, piece.seen, piece.targets, piece.counts, offered) for stack, piece in scored]
         return float(jax.device_get(jnp.stack(totals).sum())) / len(some)
 
     starts = [*np.eye(len(models)), np.full(len(models), 1.0 / len(models))]

@@ -59,7 +59,7 @@ class Tested:
 
     Attributes:
       evaluation: in the run's own task.
-      tasks: `include` and `exclude`, the same model in both; empty where the protocol has one.
+      tasks: both tasks of the protocol, the same model in both; empty where it has one.
     """
 
     evaluation: Evaluation
@@ -71,7 +71,7 @@ def evaluate_test(model: Model, prepared: Prepared) -> Tested:
     if not prepared.split.tasks:
         return Tested(evaluate(model, prepared.split.test), {})
     tasks = evaluate_tasks(model, prepared.split.tasks)
-    return Tested(tasks[prepared.split_config.repeat].whole, tasks)
+    return Tested(tasks[prepared.split.task].whole, tasks)
 
 
 def metrics_json(prepared: Prepared, tested: Tested) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def metrics_json(prepared: Prepared, tested: Tested) -> dict[str, Any]:
         return {**result, "metrics": report_metrics(evaluation)}
     left_out = {name: part.left_out for name, part in prepared.split.tasks.items()}
     tasks = report_tasks(tested.tasks, left_out)
-    return {**result, "metrics": tasks[prepared.split_config.repeat]["metrics"], "tasks": tasks}
+    return {**result, "metrics": tasks[prepared.split.task]["metrics"], "tasks": tasks}
 
 
 class _SavedProgress:

@@ -17,6 +17,7 @@ from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.experiment.fitting import evaluate_test, metrics_json
 from aejax.experiment.preparing import Prepared, prepare_dataset, titles
+from aejax.interactions import onto
 from aejax.models import Model
 from aejax.tables import text
 
@@ -60,16 +61,38 @@ def evaluate_run(run: Run) -> dict[str, Any]:
 
 
 def recommend(
-    run: Run, *, top: int = 10, repeat: str | None = None, customers: Sequence[str] | None = None
+    run: Run,
+    *,
+    top: int = 10,
+    repeat: str | None = None,
+    customers: Sequence[str] | None = None,
+    include_new: float = 0.0,
 ) -> Iterator[pd.DataFrame]:
-    """Recommendations for the customers given, by default for every customer of any file; see `recommendation`."""
+    """Recommendations for the customers given, by default for every customer of any file; see `recommendation`.
+
+    Raises:
+      InputError: `include_new` is no share, or the run knows no new products or its model cannot score them.
+    """
+    if not 0.0 <= include_new <= 1.0:
+        raise InputError(f"--include-new is {include_new:g}; expected a share of the places, 0 to 1, such as 0.2")
+    settings = registry.make_settings(run.config.model, run.config.settings)
+    uses_attributes = registry.family(run.config.model).uses_attributes(settings)
+    if include_new and not (run.config.data.new_products and uses_attributes):
+        raise InputError(
+            f"--include-new {include_new:g} needs a run that was fitted with --new-products and whose model uses "
+            "attributes, such as ease with --set attribute_weight=4; fit it again"
+        )
+    lines = run.prepared.interactions
     return recommendation.recommend(
         run.model,
-        run.prepared.interactions,
+        lines,
         list(run.prepared.dataset.customers["customer_id"]) if customers is None else customers,
         titles(run.prepared.dataset),
         top=top,
         repeat=repeat or run.prepared.split_config.repeat,
+        # Floating point: 0.3 of 10 places are 3.
+        new_places=int(include_new * top + 1e-9),
+        known=onto(run.prepared.dataset.interactions, lines.users, lines.items) if include_new else None,
     )
 
 
@@ -80,17 +103,18 @@ def write_recommendations(
     top: int = 10,
     repeat: str | None = None,
     customers: Sequence[str] | None = None,
+    include_new: float = 0.0,
 ) -> dict[str, int]:
     """Stream recommendations to a .csv or .parquet file, whole or not at all.
 
     Returns:
-      Counts of `rows`, of `customers`, and of those among them who got `popular` products, or lists of the
-      `mean-customer`; see `recommendation.recommend`.
+      Counts of `rows`, of those of new products by their `attributes`, of `customers`, and of those among them who got
+      `popular` products, or lists of the `mean-customer`; see `recommendation.recommend`.
     """
-    counts = {"rows": 0, "customers": 0, "popular": 0, "mean-customer": 0}
+    counts = {"rows": 0, "attributes": 0, "customers": 0, "popular": 0, "mean-customer": 0}
     types = dict.fromkeys(recommendation.COLUMNS, pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
     schema = pa.schema(types)
-    frames = recommend(run, top=top, repeat=repeat, customers=customers)
+    frames = recommend(run, top=top, repeat=repeat, customers=customers, include_new=include_new)
     with runs.whole_file(out) as partial:
         make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
         with make(partial, schema) as writer:
@@ -99,8 +123,9 @@ def write_recommendations(
                 first = frame[frame["rank"] == 1]
                 counts["rows"] += len(frame)
                 counts["customers"] += len(first)
+                counts["attributes"] += int((frame["basis"] == "attributes").sum())
                 for basis in ("popular", "mean-customer"):
-                    counts[basis] += list(first["basis"]).count(basis)
+                    counts[basis] += frame.loc[frame["basis"] == basis, "customer_id"].nunique()
     return counts
 
 

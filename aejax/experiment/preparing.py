@@ -14,7 +14,7 @@ from aejax import attributes, datasets
 from aejax.attributes import Attribute
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
-from aejax.interactions import Dataset, Interactions, set_aside_rare
+from aejax.interactions import Dataset, Interactions, Vocabulary, onto, set_aside_rare
 from aejax.split import Split, resolve_protocol, split
 
 
@@ -59,7 +59,15 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
             f"after --min-customers {data.min_customers} there are {len(lines.users)} customers and "
             f"{len(lines.items)} products; at least 2 of each are needed, so try a lower --min-customers"
         )
+    if data.new_products:
+        products = Vocabulary.of([*lines.items.ids, *dataset.products["sku"]])
+        lines = onto(lines, lines.users, products)
     lines = with_attributes(lines, dataset, found)
+    if data.new_products and lines.item_features is None:
+        raise InputError(
+            "--new-products needs attributes of products (columns of products.csv beside the SKU that several products "
+            "share; see aejax check), and these data have none"
+        )
     # The resolved config is validated like a given one: --repeat include needs a protocol that can carry it.
     split_config = dataclasses.replace(split_config, protocol=resolve_protocol(lines, split_config.protocol))
     if split_config.repeat == "include" and dataset.format != "shop" and split_config.protocol != "predefined":
@@ -75,7 +83,7 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
         cut=split_config.cut,
         repeat=split_config.repeat,
     )
-    if dataset.format != "shop" and split_config.protocol != "predefined":
+    if dataset.format != "shop" and split_config.protocol not in ("predefined", "cold-items"):
         # Each pair stands once, so nothing can be bought again: the first purchases are the one task there is.
         parts = dataclasses.replace(parts, tasks={})
     return Prepared(dataset, lines, parts, split_config, data, found)

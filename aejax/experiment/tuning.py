@@ -65,8 +65,7 @@ def tune(
     space = {name: where for name, where in family.search.items() if name not in config.settings}
     if trials < 1:
         raise InputError(f"--trials is {trials}; expected 1 or more")
-    if not space:
-        raise InputError(f"model {config.model} has no setting left to tune; give fewer with --set, or fit it")
+    _require_something_to_tune(space, config.model)
     settings = registry.make_settings(config.model, config.settings)
     if config.split.protocol == "reconstruction":
         raise InputError("--split reconstruction has no validation part to tune on; use another --split")
@@ -82,6 +81,7 @@ def tune(
     ):
         if prepared.interactions.item_features is None:
             space = {name: where for name, where in space.items() if name not in family.of_attributes}
+            _require_something_to_tune(space, config.model)
         log = unfinished / LOG
         runs.write_log(log, done)
         factorised = Factorised()
@@ -97,6 +97,11 @@ def tune(
         chosen = {**dataclasses.asdict(settings), **best["settings"]}
         runs.write_json(unfinished / "settings.json", {config.model: chosen})
     return best
+
+
+def _require_something_to_tune(space: Mapping[str, Range | Choice], model: str) -> None:
+    if not space:
+        raise InputError(f"model {model} has no setting left to tune; give fewer with --set, or fit it")
 
 
 def _optuna() -> Any:
