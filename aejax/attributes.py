@@ -45,6 +45,7 @@ _CURRENCY = re.compile(
     r"^(usd|eur|gbp|chf|jpy|cny|cad|aud|sek|nok|dkk|pln|inr|brl|kr|rs|zł)\.?|"
     r"(usd|eur|gbp|chf|jpy|cny|cad|aud|sek|nok|dkk|pln|inr|brl|kr|rs|zł)\.?$"
 )
+_DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"[+-]?(\d+|\d*[.]\d+|\d+[.])")
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
 
@@ -216,7 +217,7 @@ def parse_numbers(values: Iterable[str]) -> dict[str, float]:
     the decimal one. Commas alone separate thousands where every number with commas can be read so (1,299), and are
     decimal otherwise (1,5).
     """
-    plain = {value: _without_currency(value) for value in values}
+    plain = {value: _without_currency(value) for value in values if _DIGIT.search(value)}
     commas = [text for text in plain.values() if "," in text and "." not in text]
     thousands = all(_THOUSANDS.fullmatch(text.lstrip("+-")) for text in commas)
     found = {}
@@ -233,6 +234,8 @@ def parse_numbers(values: Iterable[str]) -> dict[str, float]:
 
 
 def _without_currency(value: str) -> str:
+    if value.isascii():
+        return _CURRENCY.sub("", re.sub(r"[\s$']", "", value.lower()))
     text = "".join(sign for sign in value.lower() if not sign.isspace() and unicodedata.category(sign) != "Sc")
     return _CURRENCY.sub("", text.replace("'", ""))
 

@@ -96,10 +96,10 @@ def recommend(
             seen = history_matrix(histories_of(all_bought, users))
             if repeat == "include":
                 seen = sp.csr_array(seen.shape, dtype=np.float32)
-            rows = min(size, len(customers))
-            best, best_of = best_items(model, histories, seen, top=top, rows=rows, offered=sold)
+            filled = min(size, len(customers))
+            best, best_of = best_items(model, histories, seen, top=top, rows=filled, offered=sold)
             if new_places:
-                new = best_items(model, histories, seen, top=new_places, rows=rows, offered=~sold)
+                new = best_items(model, histories, seen, top=new_places, rows=filled, offered=~sold)
                 best, best_of = with_new_items(best, best_of, *new, count)
             row = np.searchsorted(users, chunk)
             of_model = chunk >= 0

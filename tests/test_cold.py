@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax import evaluation, recommendation
+from aejax import evaluation, experiment, recommendation
+from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
 from aejax.interactions import Features
 from aejax.matrix import user_item_matrix
@@ -103,12 +104,14 @@ def test_new_items_take_the_last_places_and_stand_by_their_score():
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """The small shop with the half that a product belongs to, a product of each half without an order, and a rare one
-    that customer 001 bought."""
+    """The small shop with the half that a product belongs to, a product of each half without an order, a rare one that
+    customer 001 bought, and one of which nothing is known."""
     folder = write_shop(tmp_path_factory.mktemp("cold") / "shop")
     products = pd.read_csv(folder / "products.csv", dtype=str)
     half = ["low" if int(sku) < 8 else "high" for sku in products["sku"]]
-    new = pd.DataFrame({"sku": ["new-high", "new-low", "rare"], "title": "", "half": ["high", "low", "high"]})
+    new = pd.DataFrame(
+        {"sku": ["new-high", "new-low", "rare", "unknown"], "title": "", "half": ["high", "low", "high", ""]}
+    )
     pd.concat([products.assign(half=half), new]).to_csv(folder / "products.csv", index=False)
     orders = pd.read_csv(folder / "orders.csv", dtype=str)
     rare = pd.DataFrame([["rare", "001", "2024-01-02", "rare", "1"]], columns=orders.columns)
@@ -154,6 +157,14 @@ def test_new_products_change_no_figure(shop, tmp_path):
         assert run("fit", shop, *options, *flag, "--run", folder) == 0
         figures.append(json.loads((folder / "metrics.json").read_text()))
     assert figures[0] == figures[1]
+
+
+def test_new_products_of_which_nothing_is_known_are_left_out(shop):
+    data = DataConfig(str(shop), min_customers=2, new_products=True)
+    items = experiment.prepare(data, SplitConfig()).interactions.items.ids
+    assert {"new-high", "new-low", "rare"} < {*items} and "unknown" not in items
+    with pytest.raises(InputError, match="--new-products needs attributes of products"):
+        experiment.prepare(dataclasses.replace(data, attributes={"half": "none"}), SplitConfig())
 
 
 @pytest.mark.parametrize(
@@ -222,7 +233,7 @@ def test_kinds_of_columns_are_kept_in_the_config_and_hold_for_what_reads_the_run
     options = ("--attributes", "products.half=none", "--split", "users", "--min-customers", 1)
     assert run("fit", shop, "--model", "popularity", *options, "--run", tmp_path / "run") == 0
     kinds = json.loads((tmp_path / "run" / "config.json").read_text())["data"]["attributes"]
-    assert kinds == {"products.half": "none"}
+    assert kinds == {"products.title": "none", "products.half": "none"}
     assert run("evaluate", tmp_path / "run") == 0
     assert run("check", shop, "--attributes", "half=number") == 1
     assert "--attributes half=number: products.csv holds no number there" in capsys.readouterr().err

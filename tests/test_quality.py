@@ -141,6 +141,7 @@ def test_protocols_that_the_data_cannot_carry(lines, impossible):
         "last-order",
         "users",
         "items",
+        "cold-items",
         "reconstruction",
     }
     assert all(protocols["impossible"].values())

@@ -123,7 +123,7 @@ def write_recommendations(
                 first = frame[frame["rank"] == 1]
                 counts["rows"] += len(frame)
                 counts["customers"] += len(first)
-                counts["attributes"] += int((frame["basis"] == "attributes").sum())
+                counts["attributes"] += list(frame["basis"]).count("attributes")
                 for basis in ("popular", "mean-customer"):
                     counts[basis] += frame.loc[frame["basis"] == basis, "customer_id"].nunique()
     return counts

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 import pandas as pd
 
 from aejax import attributes, datasets
@@ -60,14 +61,8 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
             f"{len(lines.items)} products; at least 2 of each are needed, so try a lower --min-customers"
         )
     if data.new_products:
-        products = Vocabulary.of([*lines.items.ids, *dataset.products["sku"]])
-        lines = onto(lines, lines.users, products)
+        lines = onto(lines, lines.users, _with_new_products(lines.items, dataset.products, found["products"]))
     lines = with_attributes(lines, dataset, found)
-    if data.new_products and lines.item_features is None:
-        raise InputError(
-            "--new-products needs attributes of products (columns of products.csv beside the SKU that several products "
-            "share; see aejax check), and these data have none"
-        )
     # The resolved config is validated like a given one: --repeat include needs a protocol that can carry it.
     split_config = dataclasses.replace(split_config, protocol=resolve_protocol(lines, split_config.protocol))
     if split_config.repeat == "include" and dataset.format != "shop" and split_config.protocol != "predefined":
@@ -92,6 +87,21 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
 def recognise(dataset: Dataset, given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
     """How each column of the data set's products and customers is used; see `attributes.recognise`."""
     return attributes.recognise({"products": dataset.products, "customers": dataset.customers}, given)
+
+
+def _with_new_products(items: Vocabulary, products: pd.DataFrame, found: Sequence[Attribute]) -> Vocabulary:
+    """The products and all others of which something is known.
+
+    Raises:
+      InputError: there is no such attribute.
+    """
+    features = attributes.encode(found, products, products["sku"])
+    if not features.names:
+        raise InputError(
+            "--new-products needs attributes of products (columns of products.csv beside the SKU that several products "
+            "share; see aejax check), and these data have none; leave it out"
+        )
+    return Vocabulary.of([*items.ids, *products["sku"][np.diff(features.matrix.indptr) > 0]])
 
 
 def with_attributes(lines: Interactions, dataset: Dataset, found: Mapping[str, Sequence[Attribute]]) -> Interactions:
