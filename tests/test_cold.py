@@ -122,10 +122,16 @@ def shop(tmp_path_factory):
 OPTIONS = ("--model", "ease", "--set", "l2=5", "attribute_weight=3", "--split", "last-order", "--min-customers", 2)
 
 
-def test_new_products_are_recommended_by_their_attributes_where_they_are_asked_for(shop, tmp_path, capsys):
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def new_run(shop, tmp_path_factory):
+    """A run that knows the new products."""
+    folder = tmp_path_factory.mktemp("cold") / "run"
     assert run("fit", shop, *OPTIONS, "--new-products", "--run", folder) == 0
-    assert "Attributes of products, 2 features: half as category (2)." in " ".join(capsys.readouterr().out.split())
+    return folder
+
+
+def test_new_products_are_recommended_by_their_attributes_where_they_are_asked_for(new_run, tmp_path, capsys):
+    folder = new_run
     assert json.loads((folder / "config.json").read_text())["data"]["new_products"] is True
     assert run("evaluate", folder) == 0
     assert "They equal those of metrics.json." in capsys.readouterr().out
@@ -172,7 +178,6 @@ def test_new_products_of_which_nothing_is_known_are_left_out(shop):
     [
         ((), 0.2, "--include-new 0.2 needs a run that was fitted with --new-products"),
         (("--new-products", "--set", "attribute_weight=0"), 0.2, "whose model uses attributes"),
-        (("--new-products",), 1.5, "--include-new is 1.5; expected a share"),
     ],
 )
 def test_new_products_that_cannot_be_scored_are_refused(shop, options, share, says, tmp_path, capsys):
@@ -182,10 +187,13 @@ def test_new_products_that_cannot_be_scored_are_refused(shop, options, share, sa
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_products_like_a_new_one_are_of_its_half(shop, tmp_path, capsys):
-    assert run("fit", shop, *OPTIONS, "--new-products", "--run", tmp_path / "run") == 0
-    capsys.readouterr()
-    assert run("similar", tmp_path / "run", "--sku", "new-low", "--top", 8) == 0
+def test_a_share_that_is_none_is_refused(new_run, tmp_path, capsys):
+    assert run("recommend", new_run, "--include-new", 1.5, "--out", tmp_path / "out.csv") == 1
+    assert "--include-new is 1.5; expected a share of the places, 0 to 1" in capsys.readouterr().err
+
+
+def test_products_like_a_new_one_are_of_its_half(new_run, capsys):
+    assert run("similar", new_run, "--sku", "new-low", "--top", 8) == 0
     shown = capsys.readouterr().out
     assert all(f"00{item}" in shown for item in range(8)) and "new-high" not in shown
 
@@ -200,23 +208,13 @@ def test_cold_items_from_the_command_line(shop, tmp_path, capsys):
         assert found[name]["tasks"].keys() == {"cold", "mixed"}
         assert found[name]["metrics"] == found[name]["tasks"]["cold"]["metrics"]
     shown = capsys.readouterr().out
+    assert "Attributes of products, 2 features: half as category (2)." in " ".join(shown.split())
     assert "cold products alone" in shown and "among all products" in shown and "First time" not in shown
     assert "Products that nobody had bought" in (tmp_path / "ease" / "report.html").read_text()
     assert run("evaluate", tmp_path / "ease") == 0
     assert "They equal those of metrics.json." in capsys.readouterr().out
-    assert (
-        run(
-            "compare",
-            shop,
-            "--models",
-            "popularity-category,popularity",
-            "--split",
-            "cold-items",
-            "--out",
-            tmp_path / "c",
-        )
-        == 0
-    )
+    names = "popularity-category,popularity"
+    assert run("compare", shop, "--models", names, "--split", "cold-items", "--out", tmp_path / "c") == 0
     compared = json.loads((tmp_path / "c" / "comparison.json").read_text())["models"]
     assert compared["popularity"]["tasks"]["cold"]["metrics"].keys() == found["popularity"]["metrics"].keys()
 
