@@ -122,7 +122,7 @@ _RIDGE = {
     "l2": Range(10.0, 5_000.0, log=True),
     "user_power": Range(0.0, 1.0, step=0.125),
     # So that trials meet at the same value: what is made for one serves all of them.
-    "attribute_weight": Choice(("0.0", "1.0", "2.0", "4.0", "8.0", "16.0")),
+    "attribute_weight": Choice(("0.0", "1.0", "2.0", "4.0", "8.0", "16.0", "32.0")),
 }
 _DROPOUT = {**_RIDGE, "dropout": Range(0.0, 0.8)}
 _ATTRIBUTES = ("attribute_weight",)

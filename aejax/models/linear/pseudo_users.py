@@ -2,7 +2,7 @@
 
 They are rows of the solve and nobody's history: a customer's row stays one over products. A product without an order
 gets its scores from them, and one with few orders has more to go by. The rows are not scaled by how many products share
-a feature: of the powers -1/2 to 1/2 of that number 0 was best on validation of two shops.
+a feature: of powers from -1/2 to 1/2 of that number 0 was best on the validation part of a shop.
 """
 
 from __future__ import annotations
