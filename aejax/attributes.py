@@ -30,7 +30,6 @@ from aejax.interactions import Features
 from aejax.quality import counted, shown
 
 KINDS = ("category", "number", "text", "none")
-TABLES = {"products": "sku", "customers": "customer_id"}
 BANDS = 10
 MOST_WORDS = 2000
 # A column is numbers where so many of its cells and of its different values are: "5+" among 1 to 4 makes a category.
@@ -77,7 +76,7 @@ def recognise(tables: Mapping[str, pd.DataFrame], given: Mapping[str, str]) -> d
     """How each column of `products` and `customers` is used.
 
     Args:
-      tables: name of `TABLES` -> a row per product or customer; all cells text, blank where there is none.
+      tables: `products` and `customers` -> a row each, the id first; all cells text, blank where there is none.
       given: column, or table.column -> the kind that it shall have in place of what it looks like.
 
     Raises:
