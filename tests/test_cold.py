@@ -140,7 +140,7 @@ def test_new_products_are_recommended_by_their_attributes_where_they_are_asked_f
         out = tmp_path / f"{share}.csv"
         assert run("recommend", folder, "--top", 4, "--include-new", share, "--out", out) == 0
         frames[share] = pd.read_csv(out, dtype={"customer_id": str, "sku": str})
-    assert "40 of them are of new products, by their attributes." in capsys.readouterr().out
+    assert "40 of the recommendations are of new products, by their attributes." in capsys.readouterr().out
     assert set(frames[0]["basis"]) == {"model", "popular"}
     assert not set(frames[0]["sku"]) & {"new-high", "new-low", "rare"}
     new = frames[0.25][frames[0.25]["basis"] == "attributes"]

@@ -263,7 +263,7 @@ def recommend(
     count, popular = rows["customers"], rows["popular"]
     console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
     if include_new:
-        console.print(f"{rows['attributes']:,} of them are of new products, by their attributes.")
+        console.print(f"{rows['attributes']:,} of the recommendations are of new products, by their attributes.")
     if popular:
         console.print(f"{popular:,} of them have no usable history and get the most popular products.")
     if unknown := rows["mean-customer"]:
