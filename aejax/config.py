@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
 from typing import Any
 
 from aejax.errors import InputError, nearest
 
-PROTOCOLS = ("users", "items", "last-order", "time", "predefined", "reconstruction")
+PROTOCOLS = ("users", "items", "last-order", "time", "predefined", "cold-items", "reconstruction")
 REPEAT_PROTOCOLS = ("last-order", "time", "predefined")
 
 
@@ -20,11 +21,17 @@ class DataConfig:
       path: the folder.
       min_customers: products bought by fewer customers are set aside; None: 10 for shop tables, 1 for public formats.
       min_rating: MovieLens only: ratings below are dropped; None keeps every rating.
+      attributes: column of products or customers, with or without `products.` or `customers.` before it -> how it is
+        used: `category`, `number`, `text` or `none`; a column that is not here is used as what it looks like.
+      new_products: products that are set aside, or were never bought, stay among the products of a model, which scores
+        them by their attributes; no protocol offers them, and `recommend --include-new` may.
     """
 
     path: str
     min_customers: int | None = None
     min_rating: float | None = None
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    new_products: bool = False
 
     def __post_init__(self) -> None:
         if self.min_customers is not None and self.min_customers < 1:

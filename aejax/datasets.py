@@ -287,6 +287,7 @@ def _assemble(
             customers=len(customers),
             products=len(products),
             repeats=False,
+            described=titles is not None,
             warnings=[*warnings, *_unprepared(lines)],
         ),
         files=tuple(file.path for file in files),

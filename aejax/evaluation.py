@@ -53,16 +53,29 @@ class Evaluation:
 
 
 @jax.jit
-def lists_of(scores: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scores `[B, I]`, padded seen items `[B, L]` -> the top items `[B, DEPTH]`, and whether any score is NaN."""
-    return ranking.top_k_items(ranking.mask_items(scores, seen), metrics.DEPTH)[1], jnp.isnan(scores).any()
+def lists_of(scores: jax.Array, seen: jax.Array, offered: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Scores `[B, I]`, padded seen items `[B, L]` -> the top items of those offered `[I]` (None: all), `[B, DEPTH]`,
+    and whether any score is NaN.
+    """
+    best = ranking.mask_items(ranking.offer_items(scores, offered), seen)
+    return ranking.top_k_items(best, metrics.DEPTH)[1], jnp.isnan(scores).any()
 
 
 @partial(jax.jit, static_argnames="probable")
-def _share(scores: jax.Array, top: jax.Array, seen: jax.Array, own: jax.Array, *, probable: bool) -> jax.Array:
-    """Scores `[B, I]`, top items `[B, DEPTH]`, padded seen and own items `[B, L]` -> the share of the own, `[B]`."""
+def _share(
+    scores: jax.Array,
+    top: jax.Array,
+    seen: jax.Array,
+    own: jax.Array,
+    offered: jax.Array | None,
+    *,
+    probable: bool,
+) -> jax.Array:
+    """Scores `[B, I]`, top items `[B, DEPTH]`, padded seen and own items `[B, L]`, items offered `[I]` -> the share of
+    the own, `[B]`.
+    """
     if probable:
-        likely = jax.nn.softmax(ranking.mask_items(scores, seen), axis=1)
+        likely = jax.nn.softmax(ranking.mask_items(ranking.offer_items(scores, offered), seen), axis=1)
         rows = jnp.arange(scores.shape[0])[:, None]
         return likely.at[rows, own].get(mode="fill", fill_value=0.0).sum(axis=1)
     first = top[:, :COVERAGE_AT]
@@ -148,11 +161,13 @@ class Asked:
     Attributes:
       seen: `[n, I]` binary CSR, what must not be in the list.
       targets: name -> `[n, I]` binary CSR; a user may have none.
+      offered: `[I]` bool, what may be in the list; None: everything.
       share_of: `[n, I]` binary CSR, products whose share of the list is asked for; None: it is not.
     """
 
     seen: sp.csr_array
     targets: Mapping[str, sp.csr_array]
+    offered: np.ndarray | None = None
     share_of: sp.csr_array | None = None
 
 
@@ -171,11 +186,12 @@ class Answer:
     values: dict[str, dict[str, np.ndarray]]
     share: np.ndarray | None
 
-    def coverage(self, users: np.ndarray | slice, items: int) -> float:
-        """The share of the products that stand in the lists of these users."""
+    def coverage(self, users: np.ndarray | slice, part: HeldOut) -> float:
+        """The share of the products offered that stand in the lists of these users."""
+        items = part.targets.shape[1]
         recommended = np.zeros(items + 1, dtype=bool)
         recommended[self.first[users]] = True
-        return float(recommended[:items].mean())
+        return float(recommended[:items][slice(None) if part.offered is None else part.offered].mean())
 
 
 def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int | None) -> dict[str, Answer]:
@@ -193,10 +209,11 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
         scores = model.scores(batch)
         users = rows.stop - rows.start
         for name, one in asked.items():
+            offered = None if one.offered is None else jnp.asarray(one.offered)
             seen = rows.padded(one.seen)
-            top, any_nan = lists_of(scores, seen)
+            top, any_nan = lists_of(scores, seen, offered)
             if one.share_of is not None:
-                share = _share(scores, top, seen, rows.padded(one.share_of), probable=probable)
+                share = _share(scores, top, seen, rows.padded(one.share_of), offered, probable=probable)
                 shares[name].append(np.asarray(share)[:users])
             found = {
                 kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)
@@ -233,8 +250,8 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     Raises:
       InputError: the model scored NaN.
     """
-    found = answer(model, part, {"": Asked(part.seen, {"": part.targets})}, chunk)[""]
-    coverage = found.coverage(slice(None), part.targets.shape[1])
+    found = answer(model, part, {"": Asked(part.seen, {"": part.targets}, part.offered)}, chunk)[""]
+    coverage = found.coverage(slice(None), part)
     return Evaluation(part.users, found.values[""], coverage, len(unknown_customers(model, part.inputs)))
 
 
@@ -246,13 +263,14 @@ def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
     """
     size = batching.scoring_chunk(part.targets.shape[1])
     kept: list[Chunk] = []
+    offered = None if part.offered is None else jnp.asarray(part.offered)
 
     def validate(model: Model) -> float:
         if not once and not kept:
             kept.extend(chunks(model, part, size))
         totals = []
         for piece in chunks(model, part, size) if once else kept:
-            top, any_nan = lists_of(model.scores(piece.batch), piece.seen)
+            top, any_nan = lists_of(model.scores(piece.batch), piece.seen, offered)
             total = total_ndcg(top, piece.targets, piece.counts, part.targets.shape[1])
             totals.append(jnp.where(any_nan, jnp.nan, total))
         return float(jax.device_get(jnp.stack(totals).sum())) / len(part)

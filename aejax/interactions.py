@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from aejax.errors import InputError
 
@@ -65,6 +66,23 @@ class Vocabulary:
 
 
 @dataclasses.dataclass(frozen=True)
+class Features:
+    """What is known of n products or customers beside their orders; see `aejax.attributes`.
+
+    Attributes:
+      matrix: `[n, F]` float32 CSR, a row each.
+      names: `[F]`, the column of the table that each feature is from, and its value, band or word.
+    """
+
+    matrix: sp.csr_array
+    names: tuple[tuple[str, str], ...]
+
+    def take(self, rows: np.ndarray) -> Features:
+        """These rows `[m]`; all features."""
+        return Features(self.matrix[rows], self.names)
+
+
+@dataclasses.dataclass(frozen=True)
 class Interactions:
     """Order lines as columns: one row per customer x order x product. A negative quantity is a return.
 
@@ -80,6 +98,8 @@ class Interactions:
         assign none.
       as_of: `[U]` datetime64[s], each customer's cut, where these lines are a part to learn from: what ages in the
         customer's row count to, as they do in the history that a fitted model is given; None: the latest line.
+      item_features: `[I, F]`, attributes of the products; None where the source has none.
+      user_features: `[U, F]`, attributes of the customers; None where the source has none.
     """
 
     user: np.ndarray
@@ -91,6 +111,8 @@ class Interactions:
     at: np.ndarray | None = None
     part: np.ndarray | None = None
     as_of: np.ndarray | None = None
+    item_features: Features | None = None
+    user_features: Features | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -105,6 +127,18 @@ class Interactions:
         columns = ("user", "item", "quantity", "order", "at", "part")
         return dataclasses.replace(
             self, **{name: None if (column := getattr(self, name)) is None else column[rows] for name in columns}
+        )
+
+    def for_users(self, user: np.ndarray, users: np.ndarray) -> Interactions:
+        """These lines with other indices `[N]` of customers: into `users`, increasing positions `[n]` of this
+        vocabulary.
+        """
+        return dataclasses.replace(
+            self,
+            user=user,
+            users=self.users.take(users),
+            as_of=None if self.as_of is None else self.as_of[users],
+            user_features=None if self.user_features is None else self.user_features.take(users),
         )
 
 
@@ -131,9 +165,7 @@ class Histories:
         """The histories of customers `start` to `stop`."""
         stop = min(stop, len(self))
         lines = self.lines.take(slice(self._starts[start], self._starts[stop]))
-        lines = dataclasses.replace(
-            lines, user=lines.user - np.int32(start), users=lines.users.take(np.arange(start, stop))
-        )
+        lines = lines.for_users(lines.user - np.int32(start), np.arange(start, stop))
         return Histories(lines, None if self.as_of is None else self.as_of[start:stop])
 
 
@@ -142,7 +174,7 @@ def histories_of(lines: Interactions, users: np.ndarray, as_of: np.ndarray | Non
     position = np.full(len(lines.users), -1, dtype=np.int32)
     position[users] = np.arange(len(users), dtype=np.int32)
     own = lines.take(position[lines.user] >= 0)
-    own = dataclasses.replace(own, user=position[own.user], users=lines.users.take(users), as_of=None)
+    own = dataclasses.replace(own.for_users(position[own.user], users), as_of=None)
     return Histories(own.take(np.argsort(own.user, kind="stable")), as_of)
 
 
@@ -252,6 +284,23 @@ def set_aside_rare(lines: Interactions, min_customers: int) -> Interactions:
     return reindex(lines, users, items)
 
 
+def onto(lines: Interactions, users: Vocabulary, items: Vocabulary) -> Interactions:
+    """The lines of these customers and products, with their vocabularies in place of the lines' own; no features."""
+    user = users.index(lines.users.ids).astype(np.int32)
+    item = items.index(lines.items.ids).astype(np.int32)
+    kept = lines.take((user[lines.user] >= 0) & (item[lines.item] >= 0))
+    return dataclasses.replace(
+        kept,
+        user=user[kept.user],
+        item=item[kept.item],
+        users=users,
+        items=items,
+        as_of=None,
+        item_features=None,
+        user_features=None,
+    )
+
+
 def reindex(lines: Interactions, users: np.ndarray, items: np.ndarray) -> Interactions:
     """Keep the lines of these users and items (increasing indices) and shrink both vocabularies to them."""
     user_position = np.full(len(lines.users), -1, dtype=np.int32)
@@ -260,12 +309,10 @@ def reindex(lines: Interactions, users: np.ndarray, items: np.ndarray) -> Intera
     item_position[items] = np.arange(len(items), dtype=np.int32)
     kept = lines.take((user_position[lines.user] >= 0) & (item_position[lines.item] >= 0))
     return dataclasses.replace(
-        kept,
-        user=user_position[kept.user],
+        kept.for_users(user_position[kept.user], users),
         item=item_position[kept.item],
-        users=lines.users.take(users),
         items=lines.items.take(items),
-        as_of=None if lines.as_of is None else lines.as_of[users],
+        item_features=None if lines.item_features is None else lines.item_features.take(items),
     )
 
 

@@ -175,7 +175,7 @@ def _facts(bought: Interactions, pairs: np.ndarray, *, customers: int, products:
     }
 
 
-def _protocols(bought: Interactions, pairs: np.ndarray) -> dict[str, Any]:
+def _protocols(bought: Interactions, pairs: np.ndarray, described: bool) -> dict[str, Any]:
     """The protocols that the data can carry, and for each that they cannot, why."""
     products_each = np.bincount(pairs // len(bought.items), minlength=len(bought.users))
     obstacle = {
@@ -186,6 +186,7 @@ def _protocols(bought: Interactions, pairs: np.ndarray) -> dict[str, Any]:
         if np.sum(products_each > 1) >= 3
         else "it needs 3 customers with 2 or more products, to hold whole customers out",
         "items": None if np.any(products_each > 2) else "no customer has bought 3 or more products",
+        "cold-items": _no_cold_items(bought, described),
         "reconstruction": None,
     }
     return {
@@ -198,6 +199,12 @@ def _no_period(bought: Interactions) -> str | None:
     if bought.at is None:
         return "there are no order dates"
     return "all orders have one date" if bought.at.min() == bought.at.max() else None
+
+
+def _no_cold_items(bought: Interactions, described: bool) -> str | None:
+    if not described:
+        return "nothing but their ids is known of the products"
+    return None if _distinct(bought.item) >= 10 else "fewer than 10 products were bought"
 
 
 def _no_last_order(bought: Interactions) -> str | None:
@@ -250,6 +257,7 @@ def report(
     customers: int,
     products: int,
     repeats: bool,
+    described: bool = False,
     warnings: Iterable[str],
 ) -> dict[str, Any]:
     """The account in the form of `aejax check --json`.
@@ -260,6 +268,7 @@ def report(
       customers: customers of any file.
       products: products of any file.
       repeats: whether a customer can buy a product again.
+      described: whether anything but its id is known of a product.
       warnings: plain sentences.
 
     Returns:
@@ -269,7 +278,7 @@ def report(
     return {
         "files": {name: account.to_json() for name, account in files.items()},
         "facts": _facts(bought, pairs, customers=customers, products=products, repeats=repeats),
-        "protocols": _protocols(bought, pairs),
+        "protocols": _protocols(bought, pairs, described),
         "warnings": list(warnings),
     }
 

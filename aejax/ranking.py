@@ -17,6 +17,11 @@ def mask_items(scores: jax.Array, items: jax.Array) -> jax.Array:
     return scores.at[rows, items].set(-jnp.inf, mode="drop")
 
 
+def offer_items(scores: jax.Array, offered: jax.Array | None) -> jax.Array:
+    """Scores `[B, I]` with `-inf` at the items that are not `offered` `[I]` to anyone; None: all are."""
+    return scores if offered is None else jnp.where(offered[None, :], scores, -jnp.inf)
+
+
 def top_k_items(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """Scores `[B, I]` -> the best `k` scores and items `[B, k]`, best first.
 

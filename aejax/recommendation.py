@@ -34,8 +34,10 @@ COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
 
 
 @partial(jax.jit, static_argnames="k")
-def _best(scores: jax.Array, seen: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    best, items = ranking.top_k_items(ranking.mask_items(scores, seen), k)
+def _best(
+    scores: jax.Array, seen: jax.Array, offered: jax.Array | None, k: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    best, items = ranking.top_k_items(ranking.mask_items(ranking.offer_items(scores, offered), seen), k)
     return best, items, jnp.isnan(scores).any()
 
 
@@ -48,6 +50,9 @@ def recommend(
     top: int = 10,
     repeat: str = "exclude",
     as_of: np.datetime64 | None = None,
+    is_new: np.ndarray | None = None,
+    new_places: int = 0,
+    known: Interactions | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The best products for each customer, from their whole history, a chunk of customers at a time.
 
@@ -61,6 +66,12 @@ def recommend(
       top: K, products per customer.
       repeat: `exclude` leaves out what the customer has bought.
       as_of: the moment to which ages count and up to which `lines` reach (see `known_at`); None: that of the last line.
+      is_new: `[I]` bool, products that the model knows by their attributes alone, which are only recommended in the
+        places that are theirs; None: there are none.
+      new_places: of the K places of a customer with usable history so many are for new products, the best of them by
+        the model; they stand in the list by their score, and their `basis` is `attributes`.
+      known: lines with the same vocabularies that hold purchases of the new products too, which under `exclude` are
+        not recommended to who bought them; None: there are none.
 
     Yields:
       Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
@@ -69,27 +80,33 @@ def recommend(
       InputError: `top` is not between 1 and the number of products, or the model scored NaN.
     """
     count = len(lines.items)
-    if not 1 <= top <= count:
-        raise InputError(f"--top is {top}; expected 1 to {count}, the number of products this run knows")
+    sold = np.ones(count, dtype=bool) if is_new is None else ~is_new
+    if not 1 <= top <= sold.sum():
+        raise InputError(f"--top is {top}; expected 1 to {sold.sum()}, the number of products this run knows")
     bought = net_returns(lines)
     popular = popularity_ranking(bought)[:top]
-    known = lines.users.index(customers)
+    all_bought = bought if known is None else net_returns(known)
+    place = lines.users.index(customers)
     has_history = np.bincount(bought.user, minlength=len(lines.users)) > 0
-    known = np.where((known >= 0) & has_history[known], known, -1)
+    place = np.where((place >= 0) & has_history[place], place, -1)
     title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
     latest = lines.at.max() if as_of is None and lines.at is not None else as_of
     size = batching.scoring_chunk(count)
     for start in range(0, len(customers), size):
-        chunk = known[start : start + size]
+        chunk = place[start : start + size]
         users = np.unique(chunk[chunk >= 0])
         items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
         basis = np.full(len(chunk), "popular", dtype=object)
         if len(users):
             histories = histories_of(bought, users, None if latest is None else np.full(len(users), latest))
-            seen = history_matrix(histories)
+            seen = history_matrix(histories_of(all_bought, users))
             if repeat == "include":
                 seen = sp.csr_array(seen.shape, dtype=np.float32)
-            best, best_of = best_items(model, histories, seen, top=top, rows=min(size, len(customers)))
+            filled = min(size, len(customers))
+            best, best_of = best_items(model, histories, seen, top=top, rows=filled, offered=sold)
+            if new_places:
+                new = best_items(model, histories, seen, top=new_places, rows=filled, offered=~sold)
+                best, best_of = with_new_items(best, best_of, *new, count)
             row = np.searchsorted(users, chunk)
             of_model = chunk >= 0
             items[of_model], scores[of_model] = best_of[row[of_model]], best[row[of_model]]
@@ -104,7 +121,7 @@ def recommend(
                 "sku": lines.items.ids[items[rows, ranks]],
                 "title": title_of[items[rows, ranks]],
                 "score": scores[rows, ranks].astype(np.float32),
-                "basis": basis[rows],
+                "basis": np.where(sold[items[rows, ranks]], basis[rows], "attributes"),
             },
             columns=list(COLUMNS),
         )
@@ -171,7 +188,13 @@ def basis_of(model: Model, histories: Histories) -> np.ndarray:
 
 
 def best_items(
-    model: Model, histories: Histories, seen: sp.csr_array, *, top: int, rows: int
+    model: Model,
+    histories: Histories,
+    seen: sp.csr_array,
+    *,
+    top: int,
+    rows: int,
+    offered: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and items `[n, top]` of n customers, best first; item I where fewer than `top` products remain.
 
@@ -180,6 +203,7 @@ def best_items(
       histories: of n customers.
       seen: `[n, I]`, what must not be recommended.
       top: length of a list.
+      offered: `[I]` bool, what may be recommended; None: every product.
       rows: the batch is filled up to this many customers, so that every batch has one shape.
 
     Raises:
@@ -187,11 +211,27 @@ def best_items(
     """
     batch = batching.fill_rows(model.encode(histories), rows)
     best, items, any_nan = jax.device_get(
-        _best(model.scores(batch), jnp.asarray(batching.pad_rows(seen, rows=rows).items), top)
+        _best(model.scores(batch), jnp.asarray(batching.pad_rows(seen, rows=rows).items), offered, top)
     )
     if any_nan:
         raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
     return best[: len(histories)], items[: len(histories)]
+
+
+def with_new_items(
+    scores: np.ndarray, items: np.ndarray, new_scores: np.ndarray, new_items: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lists `[n, K]`, best first, whose last places go to the new items `[n, M]`; all in the order of their scores,
+    ties by index. A score of `-inf` is no item, and its index is `count`, the number of items.
+    """
+    top = scores.shape[1]
+    taken = np.isfinite(new_scores).sum(axis=1, keepdims=True)
+    stays = np.arange(top) < top - taken
+    scores = np.concatenate([np.where(stays, scores, -np.inf), new_scores], axis=1)
+    items = np.concatenate([items, new_items], axis=1)
+    items = np.where(np.isneginf(scores), count, items)
+    order = np.lexsort((items, -scores))[:, :top]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(items, order, 1)
 
 
 def popularity_ranking(bought: Interactions) -> np.ndarray:
@@ -219,13 +259,17 @@ def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, t
     if index < 0:
         known = nearest(sku, lines.items.ids).split("Known:")[0] or "see products.csv for the SKUs"
         raise InputError(f'--sku is "{sku}", which this run does not know (or set aside as rare); {known}')
-    if not 1 <= top < len(lines.items):
-        raise InputError(f"--top is {top}; expected 1 to {len(lines.items) - 1}, the number of other products")
+    others = np.bincount(lines.item, minlength=len(lines.items)) > 0  # no new products
+    others[index] = False
+    if not 1 <= top <= others.sum():
+        raise InputError(f"--top is {top}; expected 1 to {others.sum()}, the number of other products")
     one = dataclasses.replace(
-        lines.take(np.flatnonzero(lines.item == index)[:1]),
+        lines.take(np.arange(1)),
+        item=np.full(1, index, dtype=np.int32),
         user=np.zeros(1, dtype=np.int32),
         quantity=np.ones(1, dtype=np.int32),
         users=Vocabulary.of(("bought it", "bought nothing")),
+        user_features=None,
     )
     as_of = None if one.at is None else np.repeat(one.at, len(one.users))
     scores = np.array(model.scores(model.encode(Histories(one, as_of))), dtype=np.float64)
@@ -236,7 +280,7 @@ def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, t
             "this model scores every customer alike but for what the customer has bought, so it knows no similar "
             "products; use another model"
         )
-    lift[index] = -np.inf
+    lift[~others] = -np.inf
     order = np.argsort(-lift, kind="stable")[:top]
     return pd.DataFrame(
         {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MODELS = {
     "popularity": "aejax.models.popularity:FAMILY",
     "popularity-recent": "aejax.models.popularity:RECENT",
+    "popularity-category": "aejax.models.popularity:CATEGORY",
     "own-frequency": "aejax.models.own_history:OWN_FREQUENCY",
     "own-recency": "aejax.models.own_history:OWN_RECENCY",
     "last-basket": "aejax.models.own_history:LAST_BASKET",

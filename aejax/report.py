@@ -28,6 +28,7 @@ TASK_COLUMNS = {
     "next, new targets": ("include", "new_targets"),
     "first time": ("exclude", ""),
 }
+COLD_COLUMNS = {"cold products alone": ("cold", ""), "among all products": ("mixed", "")}
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 BY_CUTOFF = ("recall_all", "precision", "ndcg")
 
@@ -103,7 +104,7 @@ def render(page: Mapping[str, Any]) -> str:
     return _template().render(
         page=page,
         columns=COLUMNS,
-        task_columns=TASK_COLUMNS,
+        task_columns=COLD_COLUMNS if "cold" in page["tasks"] else TASK_COLUMNS,
         best=_best_of_columns(models),
         styles=styles,
         plots=plots,

@@ -33,6 +33,7 @@ class HeldOut:
       targets: `[n, I]` binary CSR, what is held out.
       seen: `[n, I]` binary CSR, what must not be recommended.
       left_out: users left out of this part because they have no inputs or no targets.
+      offered: `[I]` bool, the products that may be recommended, all targets among them; None: every product.
     """
 
     users: np.ndarray
@@ -40,6 +41,7 @@ class HeldOut:
     targets: sp.csr_array
     seen: sp.csr_array
     left_out: int
+    offered: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -48,7 +50,7 @@ class HeldOut:
         """Some of the users, by their increasing positions `[m]`."""
         as_of = self.inputs.as_of
         inputs = histories_of(self.inputs.lines, rows, None if as_of is None else as_of[rows])
-        return HeldOut(self.users[rows], inputs, self.targets[rows], self.seen[rows], self.left_out)
+        return HeldOut(self.users[rows], inputs, self.targets[rows], self.seen[rows], self.left_out, self.offered)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +64,11 @@ class Split:
       test: read once.
       refit: train and validation as one part, for the last fit before test is read; None where there is no refit.
       note: what a reader of the figures must know; empty where there is nothing.
-      tasks: `include` (what is bought next) and `exclude` (what is bought for the first time) -> the test part of that
-        task, `test` among them; empty under a protocol that has one task. Whoever is in `exclude` is in `include`, with
-        the same inputs, and the targets of `exclude` are those of `include` that are not repeats.
+      tasks: the test part of each task, `test` among them; empty under a protocol that has one task. `include` (what
+        is bought next) and `exclude` (what is bought for the first time): whoever is in `exclude` is in
+        `include`, with the same inputs, and the targets of `exclude` are those of `include` that are not repeats.
+        Under `cold-items` they are `cold` and `mixed`: the same users, inputs and targets, with the cold products alone
+        offered, or all.
     """
 
     protocol: str
@@ -74,6 +78,11 @@ class Split:
     refit: Interactions | None
     note: str
     tasks: Mapping[str, HeldOut] = dataclasses.field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        """The name among `tasks` of the one that `test` is of."""
+        return next(name for name, part in self.tasks.items() if part is self.test)
 
 
 def resolve_protocol(lines: Interactions, protocol: str | None) -> str:
@@ -98,7 +107,7 @@ def split(
 
     Args:
       lines: order lines with their returns.
-      protocol: `users`, `items`, `last-order`, `time`, `predefined` or `reconstruction`.
+      protocol: `users`, `items`, `last-order`, `time`, `predefined`, `cold-items` or `reconstruction`.
       seed: for the protocols that draw at random.
       test_share: `time`: share of the period that is held out.
       cut: `time`: an ISO date in place of `test_share`.
@@ -120,6 +129,8 @@ def split(
         result = _split_time(lines, test_share, cut, repeat)
     elif protocol == "predefined":
         result = _split_predefined(lines, seed, repeat)
+    elif protocol == "cold-items":
+        result = _split_cold_items(lines, seed)
     elif protocol == "reconstruction":
         result = _split_reconstruction(lines)
     else:
@@ -132,7 +143,21 @@ def split(
             )
     if len(result.train) == 0:
         raise InputError(f"--split {protocol} leaves nothing to train on; try a later --cut or another --split")
-    return result
+    return _offer_what_was_sold(result, lines)
+
+
+def _offer_what_was_sold(result: Split, lines: Interactions) -> Split:
+    """Products that nobody ever bought can be no target, so that no part offers them."""
+    sold = np.bincount(lines.item, minlength=len(lines.items)) > 0
+    if sold.all():
+        return result
+
+    def of(part: HeldOut) -> HeldOut:
+        return dataclasses.replace(part, offered=sold if part.offered is None else part.offered & sold)
+
+    tasks = {name: of(part) for name, part in result.tasks.items()}
+    test = tasks[result.task] if tasks else of(result.test)
+    return dataclasses.replace(result, validation=of(result.validation), test=test, tasks=tasks)
 
 
 def held_out(
@@ -398,6 +423,41 @@ def _cuts(known: Interactions, cut_of_user: np.ndarray) -> np.ndarray:
     latest = known.at.max() if known.at is not None and len(known) else np.datetime64(0, "s")
     never = cut_of_user == np.iinfo(np.int64).max
     return np.where(never, latest.astype(np.int64), cut_of_user).astype("datetime64[s]")
+
+
+def _split_cold_items(lines: Interactions, seed: int) -> Split:
+    # A tenth of the products each, out of all that is learnt from; they stay in the vocabulary, with their attributes.
+    if lines.item_features is None:
+        raise InputError(
+            "--split cold-items needs attributes of products (columns of products.csv beside the SKU that several "
+            "products share; see aejax check), and these data have none; try --split items"
+        )
+    bought = net_returns(lines)
+    sold = np.random.default_rng(seed).permutation(np.unique(bought.item))
+    size = len(sold) // 10
+    if size == 0:
+        raise InputError(
+            f"--split cold-items takes a tenth of the products out of train, and {len(sold)} are too few for that; 10 "
+            "are needed, so try a lower --min-customers or --split items"
+        )
+    part_of_item = np.full(len(lines.items), TRAIN)
+    part_of_item[sold[:size]], part_of_item[sold[size : 2 * size]] = TEST, VALIDATION
+    part = part_of_item[bought.item]
+    as_of = _latest(bought)
+    train, refit = bought.take(part == TRAIN), bought.take(part != TEST)
+    validation = held_out(train, bought.take(part == VALIDATION), seen=None, as_of=as_of)
+    mixed = held_out(refit, bought.take(part == TEST), seen=None, as_of=as_of)
+    cold = dataclasses.replace(mixed, offered=part_of_item == TEST)
+    return Split(
+        "cold-items",
+        _known(train, as_of),
+        dataclasses.replace(validation, offered=part_of_item == VALIDATION),
+        cold,
+        _known(refit, as_of),
+        f"test holds all purchases of {size:,} products that were taken out of train, validation those of another "
+        f"{size:,}",
+        {"cold": cold, "mixed": mixed},
+    )
 
 
 def _split_reconstruction(lines: Interactions) -> Split:

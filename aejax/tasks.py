@@ -1,4 +1,5 @@
-"""Two tasks of one fitted model: what is bought next, again or for the first time, and what for the first time alone.
+"""Two tasks of one fitted model: what is bought next, again or for the first time, and what for the first time alone;
+or products that nobody had bought, alone and among all others.
 
 Legend: n users of the part, m of them, I items.
 """
@@ -69,9 +70,9 @@ class TaskEvaluation:
 
     Attributes:
       whole: with all targets.
-      repeat_targets: with those that the user had bought before; there are none under `exclude`.
+      repeat_targets: with those that the user had bought before; there are none but under `include`.
       new_targets: with the others.
-      calibration: of the share of repeats; None under `exclude`.
+      calibration: of the share of repeats; None but under `include`.
     """
 
     whole: Evaluation
@@ -87,12 +88,14 @@ def evaluate_tasks(
 
     Args:
       model: a fitted model.
-      tasks: `include` and `exclude`.
+      tasks: `include` and `exclude`, or `cold` and `mixed`.
       chunk: the most users scored at once; None: by memory.
 
     Raises:
       InputError: the model scored NaN.
     """
+    if "cold" in tasks:
+        return _evaluate_cold(model, tasks, chunk)
     wide, narrow = tasks["include"], tasks["exclude"]
     rows = np.searchsorted(wide.users, narrow.users)  # whoever buys a new product buys one
     new, seen = (_spread(matrix, rows, len(wide)) for matrix in (narrow.targets, narrow.seen))
@@ -101,8 +104,8 @@ def evaluate_tasks(
     bought = history_matrix(wide.inputs)
     nothing = sp.csr_array(new.shape, dtype=np.float32)
     asked = {
-        "include": Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}, bought),
-        "exclude": Asked(seen, {"all": new}),
+        "include": Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}, wide.offered, bought),
+        "exclude": Asked(seen, {"all": new}, wide.offered),
     }
     answers = answer(model, wide, asked, chunk)
 
@@ -112,7 +115,7 @@ def evaluate_tasks(
     def whole(task: str, own: np.ndarray | slice) -> Evaluation:
         found, part = answers[task], tasks[task]
         values = {key: column[own] for key, column in found.values["all"].items()}
-        coverage = found.coverage(own, part.targets.shape[1])
+        coverage = found.coverage(own, part)
         return Evaluation(part.users, values, coverage, len(unknown_customers(model, part.inputs)))
 
     def kind(task: str, name: str, targets: sp.csr_array) -> TargetKind:
@@ -132,6 +135,23 @@ def evaluate_tasks(
     }
 
 
+def _evaluate_cold(model: Model, tasks: Mapping[str, HeldOut], chunk: int | None) -> dict[str, TaskEvaluation]:
+    """`evaluate_tasks` of tasks that differ in what is offered: no target is of a product bought before."""
+    first = next(iter(tasks.values()))
+    asked = {name: Asked(part.seen, {"all": part.targets}, part.offered) for name, part in tasks.items()}
+    unknown = len(unknown_customers(model, first.inputs))
+    results = {}
+    for name, found in answer(model, first, asked, chunk).items():
+        part, values = tasks[name], found.values["all"]
+        of_kind = {key: values[key] for key in KIND_KEYS}
+        results[name] = TaskEvaluation(
+            Evaluation(part.users, values, found.coverage(slice(None), part), unknown),
+            TargetKind(0, 0.0, part.users[:0], {key: column[:0] for key, column in of_kind.items()}),
+            TargetKind(part.targets.nnz, 1.0, part.users, of_kind),
+        )
+    return results
+
+
 def _spread(matrix: sp.csr_array, rows: np.ndarray, count: int) -> sp.csr_array:
     """CSR `[m, I]` -> `[count, I]` with its rows at `rows`, which increase, and all others empty."""
     lengths = np.zeros(count, dtype=matrix.indptr.dtype)
@@ -144,7 +164,7 @@ def report_tasks(tasks: Mapping[str, TaskEvaluation], left_out: Mapping[str, int
     """The `tasks` of metrics.json.
 
     Args:
-      tasks: `include` and `exclude`.
+      tasks: as `evaluate_tasks` gives them.
       left_out: users left out of each.
 
     Returns:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import settings
 
-from aejax.interactions import Interactions, Vocabulary
+from aejax.interactions import Features, Interactions, Vocabulary
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -20,7 +23,7 @@ USERS, ITEMS = 60, 30
 def tiny_lines() -> Interactions:
     """A shop of 60 customers and 30 products with two tastes: even customers buy even products, odd ones odd products,
     and one purchase in ten is of the other kind. Orders of 1 to 4 distinct products, 4 to 7 per customer, no returns,
-    sorted by date. Every customer and every product occurs."""
+    sorted by date. Every customer and every product occurs. The taste is the products' attribute."""
     rng = np.random.default_rng(0)
     rows = []
     for user in range(USERS):
@@ -42,5 +45,8 @@ def tiny_lines() -> Interactions:
         order=order.astype(np.int32),
         at=np.datetime64("2024-01-01T00:00:00", "s") + minute * np.timedelta64(60, "s"),
     )
+    tastes = np.stack([np.arange(ITEMS) % 2 == 0, np.arange(ITEMS) % 2 == 1], axis=1)
+    features = Features(sp.csr_array(tastes.astype(np.float32)), (("taste", "even"), ("taste", "odd")))
+    lines = dataclasses.replace(lines, item_features=features)
     assert len(np.unique(user)) == USERS and len(np.unique(item)) == ITEMS
     return lines

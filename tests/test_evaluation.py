@@ -197,7 +197,7 @@ def test_repeat_and_new_targets_are_counted_apart_in_the_same_lists(model, tasks
     found = {"repeat_targets": {}, "new_targets": {}}
     totals = dict.fromkeys(found, 0)
     for row, user in enumerate(wide.users.tolist()):
-        top = np.argsort(-model.table[user], kind="stable")[:10].tolist()  # nothing is masked
+        top = np.argsort(-model.table[user, :10], kind="stable").tolist()  # of the ten that are sold nothing is masked
         targets = wide.targets[[row]].indices.tolist()
         for kind in found:
             own = [item for item in targets if ((user, item) in bought) == (kind == "repeat_targets")]

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from aejax import runs, solve
 from aejax.errors import InputError, ResourceError
-from aejax.interactions import Histories, Interactions, Vocabulary
+from aejax.interactions import Features, Histories, Interactions, Vocabulary
 from aejax.matrix import user_item_matrix
 from aejax.models import linear
 from aejax.models.linear import DANSettings, EASESettings, EDLAESettings, RDLAESettings, scoring, solving
@@ -26,6 +26,12 @@ def slow_twin(lines, settings):
     cells = (x > 0).sum(1)
     weight = np.diag(cells ** -float(settings.user_power))
     weight *= (x**2).sum() / (np.diag(weight)[:, None] * x**2).sum()
+    history = x
+    if settings.attribute_weight:
+        features = lines.item_features.matrix.toarray().astype(np.float64).T
+        shared = settings.attribute_weight * features[(features > 0).sum(1) > 1]
+        x, y = np.concatenate([x, shared]), np.concatenate([y, shared])
+        weight = np.diag(np.concatenate([np.diag(weight), np.ones(len(shared))]))
     gram = x.T @ weight @ x
     ridge = settings.l2 * customers**settings.l2_power
     ridge = ridge + settings.dropout / (1 - settings.dropout) * np.diag(gram)
@@ -39,7 +45,7 @@ def slow_twin(lines, settings):
             bordered[count, j] = bordered[j, count] = 1.0
             b[:, j] = np.linalg.solve(bordered, [*right[:, j], settings.xi])[:count]
     scale = customers**settings.item_power
-    return (x * scale) @ b / scale
+    return (history * scale) @ b / scale
 
 
 OPTIONS = [
@@ -53,7 +59,20 @@ OPTIONS = [
     RDLAESettings(l2=1.0, dropout=0.1, xi=0.1),
     RDLAESettings(l2=1.0, dropout=0.1, xi=0.1, values="orders", targets="binary", user_power=0.7),
     DANSettings(l2=0.5, dropout=0.2),
+    EASESettings(l2=5.0, attribute_weight=2.0),
+    RDLAESettings(l2=1.0, dropout=0.1, xi=0.1, values="orders", targets="binary", user_power=0.7, attribute_weight=3.0),
+    DANSettings(l2=0.5, dropout=0.2, attribute_weight=2.0),
 ]
+
+
+@pytest.fixture(scope="module")
+def tiny_lines(tiny_lines):
+    """The tiny shop with six features of its products, the first of one product alone."""
+    rng = np.random.default_rng(5)
+    matrix = (rng.random((30, 6)) < 0.3) * rng.random((30, 6))
+    matrix[:, 0] = np.arange(30) == 7
+    features = Features(sp.csr_array(matrix.astype(np.float32)), tuple(("kind", str(name)) for name in range(6)))
+    return dataclasses.replace(tiny_lines, item_features=features)
 
 
 @pytest.mark.parametrize("settings", OPTIONS)
@@ -146,6 +165,26 @@ def test_every_option_changes_the_scores(tiny_lines):
     for i, one in enumerate(scores):
         for other in scores[:i]:
             assert np.abs(one - other).max() > 1e-3
+
+
+def test_attributes_that_the_data_lack_are_refused(tiny_lines):
+    alone = Features(tiny_lines.item_features.matrix[:, :1], (("kind", "0"),))
+    for features in (None, alone):
+        lines = dataclasses.replace(tiny_lines, item_features=features)
+        with pytest.raises(InputError, match="attribute_weight is 2, and these data have no attributes that two"):
+            linear.fit(lines, EASESettings(attribute_weight=2.0))
+
+
+def test_a_product_that_nobody_bought_is_scored_by_its_attributes(tiny_lines):
+    """Product 0 is of the taste of even customers, and its one feature is all even products'."""
+    even = Features(sp.csr_array((np.arange(30) % 2 == 0)[:, None].astype(np.float32)), (("taste", "even"),))
+    lines = dataclasses.replace(tiny_lines.take(tiny_lines.item != 0), item_features=even)
+    settings = EASESettings(l2=5.0, attribute_weight=3.0)
+    model = linear.fit(lines, settings)
+    scores = np.asarray(model.scores(model.encode(Histories(lines, None))))[:, 0]
+    assert scores[::2].mean() > 5 * abs(scores[1::2].mean())
+    blind = linear.fit(lines, dataclasses.replace(settings, attribute_weight=0.0))
+    assert not np.asarray(blind.scores(blind.encode(Histories(lines, None))))[:, 0].any()
 
 
 @pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
@@ -385,6 +424,7 @@ def test_a_matrix_that_is_not_positive_definite_is_refused():
         ({"l2_power": 400.0}, "l2_power is 400.0; expected -4 to 4"),
         ({"user_power": -900.0}, "user_power is -900"),
         ({"item_power": float("nan")}, "item_power is nan"),
+        ({"attribute_weight": -1.0}, "attribute_weight is -1.0; expected 0 or more"),
         ({"side": "item"}, 'did you mean "items"'),
         ({"targets": "order"}, 'did you mean "orders"'),
     ],

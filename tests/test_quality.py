@@ -133,6 +133,7 @@ def test_share_of_repeats_against_a_walk(rows):
 )
 def test_protocols_that_the_data_cannot_carry(lines, impossible):
     protocols = quality.report(files={}, bought=lines, customers=3, products=3, repeats=True, warnings=[])["protocols"]
+    impossible = impossible | {"cold-items"}  # nothing is known of the products
     assert set(protocols["impossible"]) == impossible
     assert set(protocols["possible"]) | impossible == {
         "predefined",
@@ -140,9 +141,23 @@ def test_protocols_that_the_data_cannot_carry(lines, impossible):
         "last-order",
         "users",
         "items",
+        "cold-items",
         "reconstruction",
     }
     assert all(protocols["impossible"].values())
+
+
+def test_cold_items_needs_products_of_which_something_is_known():
+    lines = lines_of([(u, i, u + i, 1) for u in range(3) for i in range(10)])
+    few = lines.take(lines.item < 9)
+    carried = [
+        "cold-items"
+        in quality.report(
+            files={}, bought=bought, customers=3, products=10, repeats=True, described=described, warnings=[]
+        )["protocols"]["possible"]
+        for bought, described in ((lines, True), (lines, False), (few, True))
+    ]
+    assert carried == [True, False, False]
 
 
 def test_the_account_has_the_form_that_others_read():

@@ -172,7 +172,7 @@ def test_what_was_sent_back_may_be_recommended_again_and_does_not_count():
 
 
 def test_a_part_of_the_pieces_sent_back_is_still_a_purchase(titles):
-    lines = lines_of([("ann", "a", 2), ("ann", "a", -1), ("bob", "b", 1), ("bob", "c", 1)])
+    lines = lines_of([("ann", "a", 2), ("ann", "a", -1), ("bob", "b", 1), ("bob", "c", 1), ("bob", "d", 1)])
     frame = recommended(BoughtTogether.of(lines), lines, ["ann"], titles, top=4)
     assert set(frame["sku"]) == {"b", "c", "d"}
 

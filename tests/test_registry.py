@@ -9,10 +9,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from aejax import registry, runs
 from aejax.errors import InputError
-from aejax.interactions import Interactions, Vocabulary, histories_of
+from aejax.interactions import Features, Interactions, Vocabulary, histories_of
 
 # Sizes that make a network small; a model takes those that it has.
 SMALL = {"epochs": 1, "batch_size": 4, "hidden": (8,), "hidden_dim": 8, "latent_dim": 4}
@@ -29,6 +30,7 @@ def purchases() -> Interactions:
         items=Vocabulary.of(f"i{n}" for n in range(ITEMS)),
         order=np.arange(len(user), dtype=np.int32),
         at=np.datetime64("2024-01-01", "s") + np.arange(len(user)).astype("timedelta64[D]"),
+        item_features=Features(sp.csr_array(np.ones((ITEMS, 1), dtype=np.float32)), (("kind", "any"),)),
     )
 
 

@@ -6,26 +6,27 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aejax.config import PROTOCOLS, REPEAT_PROTOCOLS, DataConfig, SplitConfig
 from aejax.errors import InputError
 from aejax.experiment import prepare, prepare_dataset
-from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions, Vocabulary, net_returns
+from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Features, Interactions, Vocabulary, net_returns
 from aejax.split import HeldOut, held_out, resolve_protocol, split
 
 START = np.datetime64("2024-01-01", "s")
 DAYS = 60
 CUT = START + np.timedelta64(48, "D")
-RANDOM = ("users", "items", "predefined")
+RANDOM = ("users", "items", "predefined", "cold-items")
 
 
 def day(number: int) -> np.datetime64:
     return START + np.timedelta64(number, "D")
 
 
-def shop(seed: int, *, users: int = 12, items: int = 9, orders: int = 50, returns: float = 0.15) -> Interactions:
+def shop(seed: int, *, users: int = 12, items: int = 12, orders: int = 50, returns: float = 0.15) -> Interactions:
     """Random orders: several may fall on one day, a line may be a return, an order may be all returns."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -72,10 +73,13 @@ def cut_by(lines: Interactions, protocol: str, seed: int = 0, **options):
     """The split, or no example where these few random lines cannot carry it."""
     if protocol == "predefined" and lines.part is None:
         lines = with_parts(lines, 1, (TRAIN, TRAIN, TRAIN, TEST))
+    if protocol == "cold-items":
+        features = Features(sp.csr_array(np.ones((len(lines.items), 1), np.float32)), (("kind", "any"),))
+        lines = dataclasses.replace(lines, item_features=features)
     try:
         return split(lines, protocol=protocol, seed=seed, **options)
     except InputError as problem:
-        assert "leaves no" in str(problem)
+        assert "leaves no" in str(problem) or "are too few for that" in str(problem)
         assume(False)
 
 
@@ -209,7 +213,7 @@ def test_only_random_protocols_heed_the_seed(protocol):
 @given(shops, st.sampled_from(["include", "exclude"]))
 def test_both_tasks_are_there_where_there_are_two(protocol, lines, repeat):
     if protocol not in REPEAT_PROTOCOLS:
-        assert cut_by(lines, protocol).tasks == {}
+        assert [*cut_by(lines, protocol).tasks] == (["cold", "mixed"] if protocol == "cold-items" else [])
         return
     result = cut_by(lines, protocol, repeat=repeat)
     assert result.tasks[repeat] is result.test
@@ -221,6 +225,46 @@ def test_both_tasks_are_there_where_there_are_two(protocol, lines, repeat):
     assert cells(narrow, "targets") == cells(wide, "targets") - input_pairs(wide)
     rows = np.searchsorted(wide.users, narrow.users)
     assert content_of_part(wide.take(rows))[1] == content_of_part(narrow)[1]
+
+
+# cold-items
+
+
+@settings(max_examples=20, deadline=None)
+@given(shops, st.integers(0, 3))
+def test_cold_products_are_in_nothing_that_is_learnt_from(lines, seed):
+    result = cut_by(lines, "cold-items", seed)
+    bought = pairs(net_returns(lines))
+    cold = {part: set(np.flatnonzero(getattr(result, part).offered).tolist()) for part in ("validation", "test")}
+    assert len(cold["validation"]) == len(cold["test"]) == 1 and not cold["validation"] & cold["test"]
+    for known, names in ((result.train, ("validation", "test")), (result.refit, ("test",))):
+        taken = set.union(*(cold[name] for name in names))
+        assert pairs(known) == {(user, item) for user, item in bought if item not in taken}
+    for name, known in (("validation", result.train), ("test", result.refit)):
+        part = getattr(result, name)
+        with_history = {user for user, _ in pairs(known)}
+        assert cells(part, "targets") == {(u, i) for u, i in bought if i in cold[name] and u in with_history}
+        assert input_pairs(part) == {(u, i) for u, i in pairs(known) if u in set(part.users.tolist())}
+    assert result.task == "cold" and result.test is result.tasks["cold"]
+    assert content_of_part(result.tasks["mixed"]) == content_of_part(result.test)
+    assert result.tasks["mixed"].offered is None
+
+
+def test_cold_items_need_attributes_and_ten_products(tiny_lines):
+    with pytest.raises(InputError, match=r"cold-items needs attributes of products .* try --split items"):
+        split(dataclasses.replace(tiny_lines, item_features=None), protocol="cold-items")
+    with pytest.raises(InputError, match="takes a tenth of the products out of train, and 9 are too few"):
+        split(tiny_lines.take(tiny_lines.item < 9), protocol="cold-items")
+
+
+@pytest.mark.parametrize("protocol", ["users", "items", "time", "last-order", "cold-items"])
+def test_products_that_nobody_bought_are_offered_by_no_part(tiny_lines, protocol):
+    some = tiny_lines.take(tiny_lines.item >= 5)
+    result = split(some, protocol=protocol)
+    parts = [result.validation, result.test, *result.tasks.values()]
+    assert all(not part.offered[:5].any() and part.offered[5:].any() for part in parts)
+    assert all(part.offered[part.targets.indices].all() for part in parts)
+    assert not result.tasks or result.tasks[result.task] is result.test
 
 
 # users

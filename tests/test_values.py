@@ -18,7 +18,7 @@ from aejax.models import ae, autorec, cdae, elsa, macridvae, multvae, recvae, va
 from aejax.network import NetworkSettings
 from tests.test_models import MULTINOMIAL, NETWORKS, lines_of, module_of, untrained
 
-RULES = ("popularity-recent", "own-frequency", "own-recency", "last-basket")
+RULES = ("popularity-recent", "own-frequency", "own-recency", "last-basket", "tifuknn", "upcf", "nextorder")
 READ_VALUES = sorted(registry.MODELS.keys() - {*RULES, "blend"})
 USERS, ITEMS = 12, 6
 SMALL = {"epochs": 1, "latent_dim": 3, "factors": 3}

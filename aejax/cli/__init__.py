@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-Protocol = Literal["users", "items", "last-order", "time", "predefined", "reconstruction"]
+Protocol = Literal["users", "items", "last-order", "time", "predefined", "cold-items", "reconstruction"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Common:
     """Set products aside that fewer customers bought; default: 10 for shop tables, 1 for public formats."""
     min_rating: float | None = None
     """MovieLens: drop ratings below; default: every rating counts."""
+    attributes: str | None = None
+    """column=kind,...: how columns of products and customers are used in place of what they look like: category,
+    number, text or none."""
+    new_products: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Keep products set aside or never bought, for a model to score by their attributes: recommend --include-new."""
     split_seed: int = 0
     """Seed of the split."""
     settings: Path | None = None
@@ -58,7 +63,9 @@ class Common:
         """What is read."""
         from aejax.config import DataConfig
 
-        return DataConfig(str(data), self.min_customers, self.min_rating)
+        return DataConfig(
+            str(data), self.min_customers, self.min_rating, attribute_kinds(self.attributes), self.new_products
+        )
 
     def split_config(self) -> SplitConfig:
         """What is held out."""
@@ -113,6 +120,15 @@ class Common:
         return None if resume else dataset, run
 
 
+def attribute_kinds(given: str | None) -> dict[str, str]:
+    """--attributes as column -> kind."""
+    pairs = [pair.rpartition("=") for pair in (given or "").split(",") if pair]
+    for column, equals, kind in pairs:
+        if not equals or not column.strip():
+            raise InputError(f'--attributes got "{kind}"; expected column=kind, such as title=text,brand=category')
+    return {column.strip(): kind.strip() for column, _, kind in pairs}
+
+
 def data(
     name: Annotated[Literal["completejourney"], tyro.conf.Positional], out: Path = Path("data/prepared_data")
 ) -> None:
@@ -130,22 +146,25 @@ def data(
     console.print(f"Wrote {', '.join(f'{file} ({count:,} rows)' for file, count in rows.items())} to {out}.")
 
 
-def check(data: Data, json: Path | None = None, min_rating: float | None = None) -> None:
+def check(data: Data, json: Path | None = None, min_rating: float | None = None, attributes: str | None = None) -> None:
     """Report the quality of the data: what was kept, dropped, why, and where.
 
     Args:
       data: a folder with customers.csv, orders.csv, products.csv, or with a public data set.
       json: write the report to this file as well.
       min_rating: MovieLens: drop ratings below; default: every rating counts.
+      attributes: column=kind,...: kinds of columns as fit takes them.
     """
-    from aejax import datasets, quality, runs
+    from aejax import datasets, experiment, quality, runs
+    from aejax.attributes import report, summary_lines
 
     dataset = datasets.read(data, min_rating=min_rating)
+    found = report(experiment.recognise(dataset, attribute_kinds(attributes)))
     console = make_console()
-    for line in quality.summary_lines(dataset.quality):
+    for line in quality.summary_lines(dataset.quality) + summary_lines(found):
         console.print(line)
     if json is not None:
-        runs.write_json(json, dataset.quality)
+        runs.write_json(json, {**dataset.quality, "attributes": found})
         console.print(f"The report is in {json}.")
 
 
@@ -183,6 +202,7 @@ def fit(
             overwrite=overwrite,
             resume=resume,
             listen=lambda stage, record: progress.epoch(f"{model} {stage}", record),
+            say=progress.bars.console.print,
         )
     print_metrics(console, {model: result}, result)
     console.print(f"The run is in {run}; its report is {run / 'report.html'}.")
@@ -217,6 +237,7 @@ def recommend(
     customers: Path | None = None,
     repeat: Literal["exclude", "include"] | None = None,
     on: str | None = None,
+    include_new: float = 0.0,
 ) -> None:
     """Write the best products for every customer, from their whole history.
 
@@ -228,6 +249,8 @@ def recommend(
       repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
       on: the date as of which customers are scored, such as 2024-05-01: what happened after that day is not looked at;
         default: the last order's.
+      include_new: share of a list's places that products without a purchase get, the best by their attributes; for a
+        run fitted with --new-products.
     """
     from aejax import experiment
 
@@ -238,9 +261,13 @@ def recommend(
     loaded = experiment.load_run(run)
     chosen = None if customers is None else experiment.read_customers(customers)
     known, note = experiment.known_on(loaded, on)
-    rows = experiment.write_recommendations(loaded, out, top=top, repeat=repeat, customers=chosen, known=known)
+    rows = experiment.write_recommendations(
+        loaded, out, top=top, repeat=repeat, customers=chosen, known=known, include_new=include_new
+    )
     count, popular = rows["customers"], rows["popular"]
     console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
+    if include_new:
+        console.print(f"{rows['attributes']:,} of the recommendations are of new products, by their attributes.")
     if popular:
         console.print(f"{popular:,} of them have no usable history and get the most popular products.")
     if note:

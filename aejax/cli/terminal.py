@@ -100,13 +100,21 @@ def _print_tasks(console: Console, models: Mapping[str, Mapping[str, Any]], resu
     """ndcg@100 of both tasks, a row per model, and what they are."""
     from rich.table import Table
 
-    from aejax.report import TASK_COLUMNS
+    from aejax.report import COLD_COLUMNS, TASK_COLUMNS
 
-    table = Table("ndcg@100", *TASK_COLUMNS, show_lines=True)
+    is_cold = "cold" in next(iter(models.values()))
+    columns = COLD_COLUMNS if is_cold else TASK_COLUMNS
+    table = Table("ndcg@100", *columns, show_lines=True)
     for name, tasks in models.items():
-        found = [tasks[task][kind] if kind else tasks[task] for task, kind in TASK_COLUMNS.values()]
+        found = [tasks[task][kind] if kind else tasks[task] for task, kind in columns.values()]
         table.add_row(name, *(_cell(one["metrics"]["ndcg@100"]) if one["metrics"] else "-" for one in found))
     console.print(table)
+    if is_cold:
+        console.print(
+            "Cold products are in no purchase that the model learnt from. Their purchases are the targets in both "
+            "columns: in lists of cold products alone, and in lists of all products."
+        )
+        return
     tasks = next(iter(models.values()))
     repeat, new = tasks["include"]["repeat_targets"], tasks["include"]["new_targets"]
     console.print(

@@ -12,7 +12,7 @@ from aejax.experiment.loading import (
     recommend,
     write_recommendations,
 )
-from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, titles
+from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, recognise, titles
 from aejax.experiment.tuning import tune
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "prepare",
     "prepare_dataset",
     "read_customers",
+    "recognise",
     "recommend",
     "titles",
     "tune",

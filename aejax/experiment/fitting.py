@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aejax import registry, report, runs
+from aejax import attributes, registry, report, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.evaluation import Evaluation, evaluate, report_metrics
@@ -60,7 +60,7 @@ class Tested:
 
     Attributes:
       evaluation: in the run's own task.
-      tasks: `include` and `exclude`, the same model in both; empty where the protocol has one.
+      tasks: both tasks of the protocol, the same model in both; empty where it has one.
     """
 
     evaluation: Evaluation
@@ -72,7 +72,7 @@ def evaluate_test(model: Model, prepared: Prepared) -> Tested:
     if not prepared.split.tasks:
         return Tested(evaluate(model, prepared.split.test), {})
     tasks = evaluate_tasks(model, prepared.split.tasks)
-    return Tested(tasks[prepared.split_config.repeat].whole, tasks)
+    return Tested(tasks[prepared.split.task].whole, tasks)
 
 
 def metrics_json(prepared: Prepared, tested: Tested) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def metrics_json(prepared: Prepared, tested: Tested) -> dict[str, Any]:
         return {**result, "metrics": report_metrics(evaluation)}
     left_out = {name: part.left_out for name, part in prepared.split.tasks.items()}
     tasks = report_tasks(tested.tasks, left_out)
-    return {**result, "metrics": tasks[prepared.split_config.repeat]["metrics"], "tasks": tasks}
+    return {**result, "metrics": tasks[prepared.split.task]["metrics"], "tasks": tasks}
 
 
 class _SavedProgress:
@@ -138,6 +138,7 @@ def fit(
     overwrite: bool = False,
     resume: bool = False,
     listen: EpochListener = lambda stage, record: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> dict[str, Any]:
     """Fit a model and write its run directory, whole or not at all.
 
@@ -148,6 +149,7 @@ def fit(
       overwrite: replace an existing run.
       resume: go on with what an interrupted fit of the same config left; the end is the same in every bit.
       listen: told `(stage, record)` after every epoch.
+      say: told in sentences what was made of the data's attributes.
 
     Returns:
       The content of metrics.json.
@@ -161,6 +163,8 @@ def fit(
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
         config = resolved(config, prepared, settings)
+        for sentence in attributes.summary_lines(attributes.report(prepared.attributes)):
+            say(sentence)
         saved = _SavedProgress(unfinished)
 
         def both(stage: str, record: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
@@ -17,6 +18,7 @@ from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.experiment.fitting import evaluate_test, metrics_json
 from aejax.experiment.preparing import Prepared, prepare_dataset, titles
+from aejax.interactions import onto
 from aejax.models import Model
 from aejax.tables import text
 
@@ -87,18 +89,39 @@ def recommend(
     repeat: str | None = None,
     customers: Sequence[str] | None = None,
     known: recommendation.Known | None = None,
+    include_new: float = 0.0,
 ) -> Iterator[pd.DataFrame]:
     """Recommendations for the customers given, by default for every customer of any file, from what is known on a day
     (`known_on`), by default from all orders; see `recommendation`.
+
+    Raises:
+      InputError: `include_new` is no share, or the run knows no new products or its model cannot score them.
     """
+    if not 0.0 <= include_new <= 1.0:
+        raise InputError(f"--include-new is {include_new:g}; expected a share of the places, 0 to 1, such as 0.2")
+    settings = registry.make_settings(run.config.model, run.config.settings)
+    uses_attributes = registry.family(run.config.model).uses_attributes(settings)
+    if include_new and not (run.config.data.new_products and uses_attributes):
+        raise InputError(
+            f"--include-new {include_new:g} needs a run that was fitted with --new-products and whose model uses "
+            "attributes, such as ease with --set attribute_weight=4; fit it again"
+        )
+    lines = run.prepared.interactions
+    everything = onto(run.prepared.dataset.interactions, lines.users, lines.items) if include_new else None
+    if everything is not None and everything.at is not None and known is not None:
+        everything = everything.take(everything.at <= known.as_of)
     return recommendation.recommend(
         run.model,
-        run.prepared.interactions if known is None else known.lines,
+        lines if known is None else known.lines,
         list(run.prepared.dataset.customers["customer_id"]) if customers is None else customers,
         titles(run.prepared.dataset),
         top=top,
         repeat=repeat or run.prepared.split_config.repeat,
         as_of=None if known is None else known.as_of,
+        is_new=np.bincount(lines.item, minlength=len(lines.items)) == 0 if run.config.data.new_products else None,
+        # Floating point: 0.3 of 10 places are 3.
+        new_places=int(include_new * top + 1e-9),
+        known=everything,
     )
 
 
@@ -110,17 +133,18 @@ def write_recommendations(
     repeat: str | None = None,
     customers: Sequence[str] | None = None,
     known: recommendation.Known | None = None,
+    include_new: float = 0.0,
 ) -> dict[str, int]:
     """Stream recommendations to a .csv or .parquet file, whole or not at all.
 
     Returns:
-      Counts of `rows`, of `customers`, and of those among them who got `popular` products, or lists of the
-      `mean-customer`; see `recommendation.recommend`.
+      Counts of `rows`, of those of new products by their `attributes`, of `customers`, and of those among them who got
+      `popular` products, or lists of the `mean-customer`; see `recommendation.recommend`.
     """
-    counts = {"rows": 0, "customers": 0, "popular": 0, "mean-customer": 0}
+    counts = {"rows": 0, "attributes": 0, "customers": 0, "popular": 0, "mean-customer": 0}
     types = dict.fromkeys(recommendation.COLUMNS, pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
     schema = pa.schema(types)
-    frames = recommend(run, top=top, repeat=repeat, customers=customers, known=known)
+    frames = recommend(run, top=top, repeat=repeat, customers=customers, known=known, include_new=include_new)
     with runs.whole_file(out) as partial:
         make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
         with make(partial, schema) as writer:
@@ -129,8 +153,9 @@ def write_recommendations(
                 first = frame[frame["rank"] == 1]
                 counts["rows"] += len(frame)
                 counts["customers"] += len(first)
+                counts["attributes"] += list(frame["basis"]).count("attributes")
                 for basis in ("popular", "mean-customer"):
-                    counts[basis] += list(first["basis"]).count(basis)
+                    counts[basis] += frame.loc[frame["basis"] == basis, "customer_id"].nunique()
     return counts
 
 

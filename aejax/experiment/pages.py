@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aejax import quality, recommendation
+from aejax import attributes, quality, recommendation
 from aejax.experiment.preparing import Prepared, titles
 from aejax.models import Model
 
@@ -79,7 +79,8 @@ def _shared(
     prepared: Prepared, model: Model, result: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
-        "summary": quality.summary_lines(prepared.dataset.quality),
+        "summary": quality.summary_lines(prepared.dataset.quality)
+        + attributes.summary_lines(attributes.report(prepared.attributes)),
         "quality": prepared.dataset.quality,
         "protocol": prepared.split.protocol,
         "repeat": prepared.split_config.repeat,
@@ -105,7 +106,9 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
     for position in chosen:
         histories = part.inputs.take(int(position), int(position) + 1)
         top = min(10, len(lines.items))
-        scores, items = recommendation.best_items(model, histories, seen[[position]], top=top, rows=1)
+        scores, items = recommendation.best_items(
+            model, histories, seen[[position]], top=top, rows=1, offered=part.offered
+        )
         basis = str(recommendation.basis_of(model, histories)[0])
         later = set(part.targets[[position]].indices.tolist())
         bought, orders = np.unique(histories.lines.item, return_counts=True)

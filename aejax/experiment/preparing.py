@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 import pandas as pd
 
-from aejax import datasets
+from aejax import attributes, datasets
+from aejax.attributes import Attribute
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
-from aejax.interactions import Dataset, Interactions, set_aside_rare
+from aejax.interactions import Dataset, Interactions, Vocabulary, onto, set_aside_rare
 from aejax.split import Split, resolve_protocol, split
 
 
@@ -26,7 +28,8 @@ class Prepared:
       interactions: its lines without rare products.
       split: the parts.
       split_config: with the protocol resolved.
-      data_config: with `min_customers` resolved.
+      data_config: with `min_customers` and `attributes` resolved.
+      attributes: how each column of products and customers is used.
     """
 
     dataset: Dataset
@@ -34,6 +37,7 @@ class Prepared:
     split: Split
     split_config: SplitConfig
     data_config: DataConfig
+    attributes: Mapping[str, Sequence[Attribute]]
 
 
 def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
@@ -44,13 +48,21 @@ def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
 def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfig) -> Prepared:
     """Set rare products aside and split: a pure function of a data set and its configs."""
     default = 10 if dataset.format == "shop" else 1
-    data = dataclasses.replace(data, min_customers=default if data.min_customers is None else data.min_customers)
+    found = recognise(dataset, data.attributes)
+    data = dataclasses.replace(
+        data,
+        min_customers=default if data.min_customers is None else data.min_customers,
+        attributes={f"{table}.{one.column}": one.kind for table, columns in found.items() for one in columns},
+    )
     lines = set_aside_rare(dataset.interactions, data.min_customers or 1)
     if min(len(lines.users), len(lines.items)) < 2:
         raise InputError(
             f"after --min-customers {data.min_customers} there are {len(lines.users)} customers and "
             f"{len(lines.items)} products; at least 2 of each are needed, so try a lower --min-customers"
         )
+    if data.new_products:
+        lines = onto(lines, lines.users, _with_new_products(lines.items, dataset.products, found["products"]))
+    lines = with_attributes(lines, dataset, found)
     # The resolved config is validated like a given one: --repeat include needs a protocol that can carry it.
     split_config = dataclasses.replace(split_config, protocol=resolve_protocol(lines, split_config.protocol))
     if split_config.repeat == "include" and dataset.format != "shop" and split_config.protocol != "predefined":
@@ -66,10 +78,41 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
         cut=split_config.cut,
         repeat=split_config.repeat,
     )
-    if dataset.format != "shop" and split_config.protocol != "predefined":
+    if dataset.format != "shop" and split_config.protocol not in ("predefined", "cold-items"):
         # Each pair stands once, so nothing can be bought again: the first purchases are the one task there is.
         parts = dataclasses.replace(parts, tasks={})
-    return Prepared(dataset, lines, parts, split_config, data)
+    return Prepared(dataset, lines, parts, split_config, data, found)
+
+
+def recognise(dataset: Dataset, given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
+    """How each column of the data set's products and customers is used; see `attributes.recognise`."""
+    return attributes.recognise({"products": dataset.products, "customers": dataset.customers}, given)
+
+
+def _with_new_products(items: Vocabulary, products: pd.DataFrame, found: Sequence[Attribute]) -> Vocabulary:
+    """The products and all others of which something is known.
+
+    Raises:
+      InputError: there is no such attribute.
+    """
+    features = attributes.encode(found, products, products["sku"])
+    if not features.names:
+        raise InputError(
+            "--new-products needs attributes of products (columns of products.csv beside the SKU that several products "
+            "share; see aejax check), and these data have none; leave it out"
+        )
+    return Vocabulary.of([*items.ids, *products["sku"][np.diff(features.matrix.indptr) > 0]])
+
+
+def with_attributes(lines: Interactions, dataset: Dataset, found: Mapping[str, Sequence[Attribute]]) -> Interactions:
+    """The lines with the features of their products and customers, where there are any."""
+    products = attributes.encode(found["products"], dataset.products, lines.items.ids)
+    customers = attributes.encode(found["customers"], dataset.customers, lines.users.ids)
+    return dataclasses.replace(
+        lines,
+        item_features=products if products.names else None,
+        user_features=customers if customers.names else None,
+    )
 
 
 def default_run(data: Path, kind: str, lines: Interactions, protocol: str | None, *last: str) -> Path:

@@ -65,13 +65,12 @@ def tune(
     space = {name: where for name, where in family.search.items() if name not in config.settings}
     if trials < 1:
         raise InputError(f"--trials is {trials}; expected 1 or more")
-    if not space:
-        raise InputError(f"model {config.model} has no setting left to tune; give fewer with --set, or fit it")
+    _require_something_to_tune(space, config.model)
     settings = registry.make_settings(config.model, config.settings)
     if config.split.protocol == "reconstruction":
         raise InputError("--split reconstruction has no validation part to tune on; use another --split")
     done = runs.read_log(runs.require_unfinished(run) / LOG) if resume else []
-    if done and done[0]["settings"].keys() != space.keys():
+    if done and done[0]["settings"].keys() | {*family.of_attributes} != space.keys() | {*family.of_attributes}:
         raise InputError(
             f"--resume: {run} was started with another --set: it searches {', '.join(done[0]['settings'])}; this "
             f"would search {', '.join(space)}"
@@ -80,6 +79,9 @@ def tune(
         on_device(config.training.device),
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
+        if prepared.interactions.item_features is None:
+            space = {name: where for name, where in space.items() if name not in family.of_attributes}
+            _require_something_to_tune(space, config.model)
         log = unfinished / LOG
         runs.write_log(log, done)
         factorised = Factorised()
@@ -95,6 +97,11 @@ def tune(
         chosen = {**dataclasses.asdict(settings), **best["settings"]}
         runs.write_json(unfinished / "settings.json", {config.model: chosen})
     return best
+
+
+def _require_something_to_tune(space: Mapping[str, Range | Choice], model: str) -> None:
+    if not space:
+        raise InputError(f"model {model} has no setting left to tune; give fewer with --set, or fit it")
 
 
 def _optuna() -> Any:

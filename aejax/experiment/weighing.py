@@ -40,11 +40,18 @@ def _as_many_as_fit(part: HeldOut) -> HeldOut:
 
 @jax.jit
 def _ndcg_of_weights(
-    scores: jax.Array, weights: jax.Array, seen: jax.Array, targets: jax.Array, counts: jax.Array
+    scores: jax.Array,
+    weights: jax.Array,
+    seen: jax.Array,
+    targets: jax.Array,
+    counts: jax.Array,
+    offered: jax.Array | None,
 ) -> jax.Array:
-    """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]` -> summed NDCG@100."""
+    """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]`, items offered `[I]` -> summed
+    NDCG@100.
+    """
     blended = jnp.einsum("pni,p->ni", scores, weights, precision="highest")
-    top, _ = evaluation.lists_of(blended, seen)
+    top, _ = evaluation.lists_of(blended, seen, offered)
     return evaluation.total_ndcg(top, targets, counts, blended.shape[1])
 
 
@@ -59,9 +66,13 @@ def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
         for piece in evaluation.chunks(together, some, batching.scoring_chunk(part.targets.shape[1]))
     ]
 
+    offered = None if part.offered is None else jnp.asarray(part.offered)
+
     def score(weights: np.ndarray) -> float:
         at = jnp.asarray(weights, dtype=jnp.float32)
-        totals = [_ndcg_of_weights(stack, at, piece.seen, piece.targets, piece.counts) for stack, piece in scored]
+        totals = [
+            _ndcg_of_weights(stack, at, piece.seen, piece.targets, piece.counts, offered) for stack, piece in scored
+        ]
         return float(jax.device_get(jnp.stack(totals).sum())) / len(some)
 
     starts = [*np.eye(len(models)), np.full(len(models), 1.0 / len(models))]
@@ -100,6 +111,7 @@ class Example(NamedTuple):
       seen: `[B, L]` items padded with I, what must not be recommended.
       targets: `[B, L]` items padded with I.
       counts: `[B]`, number of targets, 0 for padding.
+      offered: `[I]` bool, what may be recommended; None: everything.
     """
 
     scores: jax.Array
@@ -107,6 +119,7 @@ class Example(NamedTuple):
     seen: jax.Array
     targets: jax.Array
     counts: jax.Array
+    offered: jax.Array | None = None
 
 
 class Candidates(NamedTuple):
@@ -150,8 +163,16 @@ def learn_gate(models: Sequence[Model], weights: Sequence[float], train: Interac
     start = _start(train, some, len(models))
     blend = Blend(models, [1.0] * len(models), range(len(models)), start)
     size = batching.scoring_chunk(part.targets.shape[1])
+    offered = None if part.offered is None else jnp.asarray(part.offered)
     examples = [
-        Example(jnp.stack(blend.scores_of_parts(piece.batch)), piece.batch[-1], piece.seen, piece.targets, piece.counts)
+        Example(
+            jnp.stack(blend.scores_of_parts(piece.batch)),
+            piece.batch[-1],
+            piece.seen,
+            piece.targets,
+            piece.counts,
+            offered,
+        )
         for piece in evaluation.chunks(blend, some, size)
     ]
     fixed = jnp.asarray(weights, dtype=jnp.float32)
@@ -200,7 +221,8 @@ def _candidates(example: Example, weights: jax.Array) -> Candidates:
     count = example.scores.shape[2]
     rows = jnp.arange(example.scores.shape[1])[:, None]
     blended = jnp.einsum("pni,p->ni", example.scores, weights, precision="highest")
-    _, items = ranking.top_k_items(ranking.mask_items(blended, example.seen), min(CANDIDATES, count))
+    free = ranking.mask_items(ranking.offer_items(blended, example.offered), example.seen)
+    _, items = ranking.top_k_items(free, min(CANDIDATES, count))
     own, places = example.own, jnp.arange(items.shape[1])[None, :]
     length = own.items.shape[1]
     numbers = jnp.full((len(rows), count), length).at[rows, own.items].set(jnp.arange(length)[None, :], mode="drop")
@@ -252,5 +274,5 @@ def _learn(candidates: Candidates, start: GateWeights) -> GateWeights:
 @jax.jit
 def _ndcg(weights: GateWeights, example: Example) -> jax.Array:
     logits = gated(example.scores, example.own, weights)
-    top, _ = evaluation.lists_of(logits, example.seen)
+    top, _ = evaluation.lists_of(logits, example.seen, example.offered)
     return evaluation.total_ndcg(top, example.targets, example.counts, logits.shape[1])

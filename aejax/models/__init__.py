@@ -122,6 +122,9 @@ class Family:
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
       is_network: trained in epochs, or made of what may be: fits with other seeds differ.
       factorisation: what `fit(train, settings, factors=)` of a closed form can share with other settings.
+      of_attributes: settings that say something only where the data have attributes of products; where one of them is
+        not 0, the model uses them.
+      needs_attributes: the model uses them whatever its settings.
       fits_split: made of other models, and makes its own choices on validation.
     """
 
@@ -131,4 +134,10 @@ class Family:
     restore: Callable[..., Model]
     is_network: bool
     factorisation: Factorisation | None = None
+    of_attributes: tuple[str, ...] = ()
+    needs_attributes: bool = False
     fits_split: bool = False
+
+    def uses_attributes(self, settings: Any) -> bool:
+        """Whether a model of these settings scores a product that nobody bought by its attributes."""
+        return self.needs_attributes or any(getattr(settings, name) for name in self.of_attributes)

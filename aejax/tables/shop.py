@@ -84,6 +84,7 @@ def read_shop(folder: Path) -> Dataset:
             customers=len(customers),
             products=len(products),
             repeats=True,
+            described=_described(products),
             warnings=warnings,
         ),
         files=tuple(folder / name for name in FILES),
@@ -147,6 +148,12 @@ def _titled(products: pd.DataFrame) -> pd.DataFrame:
     titles = titles.where(titles != "", products["sku"])
     others = [name for name in products.columns if name not in ("sku", "title")]
     return products[["sku"]].assign(title=titles, **{name: products[name] for name in others})
+
+
+def _described(products: pd.DataFrame) -> bool:
+    """Whether any cell but the SKU, and a title that repeats it, holds anything."""
+    others = products.drop(columns="sku")
+    return bool(((others != "") & others.ne(products["sku"], axis=0)).any(axis=None))
 
 
 def _not_among(used: np.ndarray, known: pd.Series) -> np.ndarray:

@@ -28,6 +28,10 @@ All of them have all of these settings; the names differ in their defaults. User
 scoring: a new user's scores do not depend on a weight. They are scaled so that the squares of W^1/2 X sum to
 what they do without them, which the papers do not do: l2 then means about the same at every `user_power`.
 
+**Attributes.** With `attribute_weight` w, the features of products, `A` `[F, I]`, are further rows `w A` of X and of Y,
+as if each feature were a customer who bought the products that have it. They enter X' W X and so the ridge of a
+dropout; the customers of a product, n_j, are customers alone.
+
 **Two sides.** The items' side inverts `X' W X + L` `[I, I]`. The users' side inverts `[U, U]` and needs no `[I, I]`
 matrix: with `Xw = W^1/2 X` and `M = (Xw L^-1 Xw' + 1)^-1`, the Woodbury identity gives
 
@@ -59,7 +63,7 @@ import numpy as np
 
 from aejax import solve
 from aejax.interactions import Interactions
-from aejax.models import Factorisation, Family, Range
+from aejax.models import Choice, Factorisation, Family, Range
 from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import DANSettings, EASESettings, EDLAESettings, RDLAESettings
 from aejax.models.linear.solving import (
@@ -114,16 +118,34 @@ def factorise(train: Interactions, settings: EASESettings) -> Spectrum | None:
     return None if settings.dropout else spectrum(make_system(train, settings), settings)
 
 
-FACTORISATION = Factorisation(("values", "half_life", "l2_power", "user_power", "dropout", "side"), factorise)
-_RIDGE = {"l2": Range(10.0, 5_000.0, log=True), "user_power": Range(0.0, 1.0, step=0.125)}
+FACTORISATION = Factorisation(
+    ("values", "half_life", "l2_power", "user_power", "dropout", "attribute_weight", "side"), factorise
+)
+_RIDGE = {
+    "l2": Range(10.0, 5_000.0, log=True),
+    "user_power": Range(0.0, 1.0, step=0.125),
+    # So that trials meet at the same value: what is made for one serves all of them.
+    "attribute_weight": Choice(("0.0", "1.0", "2.0", "4.0", "8.0", "16.0", "32.0")),
+}
 _DROPOUT = {**_RIDGE, "dropout": Range(0.0, 0.8)}
-EASE = Family(EASESettings, _RIDGE, fit, restore, is_network=False, factorisation=FACTORISATION)
-EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, is_network=False)
-RDLAE = Family(RDLAESettings, {**_DROPOUT, "xi": Range(0.0, 0.8)}, fit, restore, is_network=False)
+_ATTRIBUTES = ("attribute_weight",)
+EASE = Family(
+    EASESettings, _RIDGE, fit, restore, is_network=False, factorisation=FACTORISATION, of_attributes=_ATTRIBUTES
+)
+EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, is_network=False, of_attributes=_ATTRIBUTES)
+RDLAE = Family(
+    RDLAESettings,
+    {**_DROPOUT, "xi": Range(0.0, 0.8)},
+    fit,
+    restore,
+    is_network=False,
+    of_attributes=_ATTRIBUTES,
+)
 DAN = Family(
     DANSettings,
     {**_DROPOUT, "l2": Range(0.3, 100.0, log=True), "item_power": Range(0.0, 0.6)},
     fit,
     restore,
     is_network=False,
+    of_attributes=_ATTRIBUTES,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from aejax.errors import InputError, nearest
-from aejax.matrix import TargetSettings, check_powers, check_shares
+from aejax.matrix import TargetSettings, check_not_negative, check_powers, check_shares
 
 SIDES = ("auto", "items", "users")
 
@@ -21,6 +21,7 @@ class EASESettings(TargetSettings):
       xi: the most that a product's own weight may be.
       item_power: a product's column is scaled by `n ** item_power` on its way in, and by the inverse on its way out.
       user_power: a customer with m products weighs `m ** -user_power`, times what keeps the energy of all.
+      attribute_weight: of the rows of products' attributes; 0: none.
       side: `items`, `users`, or `auto` for the smaller one.
     """
 
@@ -30,6 +31,7 @@ class EASESettings(TargetSettings):
     xi: float = 0.0
     item_power: float = 0.0
     user_power: float = 0.0
+    attribute_weight: float = 0.0
     side: str = "auto"
 
     def __post_init__(self) -> None:
@@ -37,6 +39,7 @@ class EASESettings(TargetSettings):
         if not self.l2 >= 1e-6:
             raise InputError(f"l2 is {self.l2:g}; expected 1e-6 or more")
         check_shares(self, "dropout", "xi")
+        check_not_negative(self, "attribute_weight")
         check_powers(self, "l2_power", "item_power", "user_power")
         if self.side not in SIDES:
             raise InputError(f'side is "{self.side}"; {nearest(self.side, SIDES)}')

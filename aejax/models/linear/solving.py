@@ -18,6 +18,7 @@ from aejax import devices, dissection, memory, solve
 from aejax.batching import sparse_rows
 from aejax.interactions import Interactions
 from aejax.matrix import from_state, scale_rows, to_state, weighted_rows
+from aejax.models.linear.pseudo_users import attribute_rows
 from aejax.models.linear.scoring import ItemWeights, Refinement, UserWeights, lower_half, whole_of
 from aejax.models.linear.settings import EASESettings
 
@@ -80,7 +81,7 @@ class System(NamedTuple):
     """What is solved.
 
     Attributes:
-      inputs: Xw, `[U, I]`, customers without a purchase left out.
+      inputs: Xw, `[U, I]`, customers without a purchase left out; below it the pseudo-users, if there are any.
       targets: Yw; the same object where Y = X.
       energy: the diagonal of `X' W X`, `[I]`.
       direction: D of `L = l2 D` without dropout, `[I]`.
@@ -102,6 +103,12 @@ def make_system(train: Interactions, settings: EASESettings) -> System:
     targets = inputs
     if not settings.predicts_inputs:
         targets = scale_rows(settings.target_matrix(train)[kept], root_weight)
+    if settings.attribute_weight:
+        rows = attribute_rows(train, settings.attribute_weight)
+        is_other = targets is not inputs
+        inputs = sp.csr_array(sp.vstack([inputs, rows], format="csr"))
+        targets = sp.csr_array(sp.vstack([targets, rows], format="csr")) if is_other else inputs
+        energy = energy + np.asarray(rows.multiply(rows).sum(axis=0), dtype=np.float64).ravel()
     direction = customers**settings.l2_power
     ridge = settings.l2 * direction + settings.dropout / (1 - settings.dropout) * energy
     return System(inputs, targets, energy, direction, ridge, customers**settings.item_power)

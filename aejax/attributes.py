@@ -1,0 +1,304 @@
+"""Columns of customers.csv and products.csv -> sparse matrices with named features.
+
+Two steps, both pure: `recognise` looks at a whole table and says how each column is used, and `encode` makes features
+of rows by that; what it has not seen, such as a new category, is no feature. The kinds of column:
+
+* `category`: each value that two rows share is a feature; empty is none.
+* `number`: bands of about equally many rows; a price may be text with a currency sign and thousands separators.
+* `text`: a feature per word, weighing its inverse document frequency, each row of length 1 (TF-IDF with a word counted
+  once a row; Salton and Buckley 1988). The `MOST_WORDS` words are kept whose presence has the largest entropy.
+* `none`: not used: empty, the same in every row, or an id in disguise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from aejax.errors import InputError, nearest
+from aejax.interactions import Features
+from aejax.quality import counted, shown
+
+KINDS = ("category", "number", "text", "none")
+BANDS = 10
+MOST_WORDS = 2000
+# A column is numbers where so many of its cells and of its different values are: "5+" among 1 to 4 makes a category.
+NUMBERS = 0.9
+# An id in disguise has so many different values a row; what is said of a product in several words may be unique.
+UNIQUE = 0.95
+
+_TEXT_NAMES = ("title", "name", "description")
+_ID_NAME = re.compile(r"(^|_)(id|ids|code|no|nr|number|zip|postcode)$", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]{2,}")
+_CURRENCY = re.compile(
+    r"^(usd|eur|gbp|chf|jpy|cny|cad|aud|sek|nok|dkk|pln|inr|brl|kr|rs|zł)\.?|"
+    r"(usd|eur|gbp|chf|jpy|cny|cad|aud|sek|nok|dkk|pln|inr|brl|kr|rs|zł)\.?$"
+)
+_DIGIT = re.compile(r"\d")
+_NUMBER = re.compile(r"[+-]?(\d+|\d*[.]\d+|\d+[.])")
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """How a column is used.
+
+    Attributes:
+      column: its name.
+      kind: one of `KINDS`.
+      note: why it is not used, or what of it is not; empty where there is nothing to say.
+      is_warning: whether the note is one.
+      values: of its features: categories, bands or words.
+      edges: `number`: the inner edges of the bands, increasing; a band starts at its edge.
+      weights: `text`: the inverse document frequency of each word.
+    """
+
+    column: str
+    kind: str
+    note: str = ""
+    is_warning: bool = False
+    values: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+def recognise(tables: Mapping[str, pd.DataFrame], given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
+    """How each column of `products` and `customers` is used.
+
+    Args:
+      tables: `products` and `customers` -> a row each, the id first; all cells text, blank where there is none.
+      given: column, or table.column -> the kind that it shall have in place of what it looks like.
+
+    Raises:
+      InputError: an unknown column or kind, or numbers asked of a column that holds none.
+    """
+    columns = {
+        f"{table}.{name}": (table, str(name))
+        for table, frame in tables.items()
+        for name in frame.columns[1:]
+        # Where no product has a title, the column is not of the source.
+        if name != "title" or (_cells(frame, "title") != "").any()
+    }
+    chosen: dict[str, str] = {}
+    for name, kind in given.items():
+        if kind not in KINDS:
+            raise InputError(f"--attributes {name}={kind}: no such kind; {nearest(kind, KINDS)}")
+        meant = [full for full, (_, column) in columns.items() if name in (full, column)]
+        if not meant:
+            known = columns if "." in name else {column for _, column in columns.values()}
+            raise InputError(f"--attributes {name}={kind}: no such column; {nearest(name, known)}")
+        chosen |= dict.fromkeys(meant, kind)
+    return {
+        table: tuple(
+            _recognise(column, _cells(frame, column), chosen.get(full), table)
+            for full, (own, column) in columns.items()
+            if own == table
+        )
+        for table, frame in tables.items()
+    }
+
+
+def report(found: Mapping[str, Sequence[Attribute]]) -> dict[str, Any]:
+    """How each column is used, as plain data: table -> column -> `{"kind", "features", "note", "warning"}`."""
+    return {
+        table: {
+            one.column: {"kind": one.kind, "features": len(one.values), "note": one.note, "warning": one.is_warning}
+            for one in attributes
+        }
+        for table, attributes in found.items()
+    }
+
+
+def summary_lines(reported: Mapping[str, Any]) -> list[str]:
+    """What `report` returned in plain sentences, for the terminal; of a table without further columns there is none."""
+    sentences, warnings = [], []
+    for table, columns in reported.items():
+        used = [f"{name} as {one['kind']} ({one['features']:,})" for name, one in columns.items() if one["features"]]
+        if used:
+            features = sum(one["features"] for one in columns.values())
+            sentences.append(f"Attributes of {table}, {counted(features, 'feature')}: {', '.join(used)}.")
+        for name, one in columns.items():
+            if one["note"]:
+                what = "" if one["features"] else " is not used"
+                sentence = f"{table}.csv: {name}{what}: {one['note']}."
+                (warnings if one["warning"] else sentences).append(sentence)
+    return sentences + [f"Warning: {warning}" for warning in warnings]
+
+
+def encode(attributes: Sequence[Attribute], table: pd.DataFrame, ids: Iterable[str]) -> Features:
+    """The features of some rows of a table.
+
+    Args:
+      attributes: what `recognise` found, of this table or of an earlier one with the same columns.
+      table: its first column holds ids, each once.
+      ids: of n rows, in the order in which they come out; one that the table lacks has no features.
+
+    Returns:
+      `[n, F]` with the features of all attributes, those that no row has among them.
+    """
+    used = [attribute for attribute in attributes if attribute.values]
+    ids = list(ids)
+    if not used:
+        return Features(sp.csr_array((len(ids), 0), dtype=np.float32), ())
+    row = pd.Index(table.iloc[:, 0].to_numpy(dtype=object)).get_indexer(pd.Index(ids, dtype=object))
+    blocks: list[sp.csr_array] = []
+    names: list[tuple[str, str]] = []
+    for attribute in used:
+        cells = _cells(table, attribute.column)
+        cells = np.where(row >= 0, cells[row], "") if len(cells) else np.full(len(row), "", dtype=object)
+        blocks.append(_encode(attribute, cells))
+        names += [(attribute.column, value) for value in attribute.values]
+    return Features(sp.csr_array(sp.hstack(blocks, format="csr", dtype=np.float32)), tuple(names))
+
+
+def _cells(table: pd.DataFrame, column: str) -> np.ndarray:
+    """A column as stripped text `[n]`; an id that stands in for a missing title is no title."""
+    cells = table[column].fillna("").astype(str).str.strip().to_numpy(dtype=object)
+    return np.where(cells == table.iloc[:, 0].to_numpy(dtype=object), "", cells) if column == "title" else cells
+
+
+def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) -> Attribute:
+    filled = cells[cells != ""]
+    counts = Counter(filled.tolist())
+    if given == "none":
+        return Attribute(column, "none", "as --attributes says")
+    if not counts:
+        return Attribute(column, "none", "it is empty")
+    if len(counts) == 1 and len(filled) == len(cells):
+        return Attribute(column, "none", "it is the same in every row")
+    numbers = parse_numbers(counts)
+    kind = given or _kind(column, counts, numbers, len(filled))
+    if kind == "id":
+        return Attribute(
+            column,
+            "none",
+            f"it differs in nearly every row, as an id does; --attributes {column}=category (or text, number) uses it",
+            is_warning=True,
+        )
+    if kind == "number":
+        return _bands(column, filled, numbers, table)
+    if kind == "text":
+        return _words(column, counts, len(filled))
+    shared = tuple(sorted(value for value, rows in counts.items() if rows > 1))
+    if not shared:
+        return Attribute(column, "none", "no two rows share a value", is_warning=given is not None)
+    return Attribute(column, "category", values=shared)
+
+
+def _kind(column: str, counts: Mapping[str, int], numbers: Mapping[str, float], filled: int) -> str:
+    """What a column looks like: a kind, or `id`."""
+    rows = sum(counts[value] for value in numbers)
+    is_number = rows >= NUMBERS * filled and len(numbers) >= NUMBERS * len(counts)
+    is_unique = len(counts) >= UNIQUE * filled
+    words = sum(len(_WORD.findall(value)) * number for value, number in counts.items()) / filled
+    if is_number and not _ID_NAME.search(column):
+        whole = all(number == int(number) for number in numbers.values())
+        return "id" if is_unique and whole else "number"
+    if words > 1.5 and (column.lower() in _TEXT_NAMES or 2 * len(counts) > filled):
+        return "text"
+    return "id" if is_unique else "category"
+
+
+def parse_numbers(values: Iterable[str]) -> dict[str, float]:
+    """Different texts -> the numbers that they are, without those that are none.
+
+    A currency sign or code may stand before or behind. Where both stand in a number, the later of point and comma is
+    the decimal one. Commas alone separate thousands where every number with commas can be read so (1,299), and are
+    decimal otherwise (1,5).
+    """
+    plain = {value: _without_currency(value) for value in values if _DIGIT.search(value)}
+    commas = [text for text in plain.values() if "," in text and "." not in text]
+    thousands = all(_THOUSANDS.fullmatch(text.lstrip("+-")) for text in commas)
+    found = {}
+    for value, text in plain.items():
+        if "," in text and text.rfind(",") > text.rfind(".") and not ("." not in text and thousands):
+            text = text.replace(".", "").replace(",", ".", 1)  # 1.299,50
+        elif "," in text and _THOUSANDS.fullmatch(text.lstrip("+-")):
+            text = text.replace(",", "")
+        elif text.count(".") > 1:
+            text = text.replace(".", "")
+        if _NUMBER.fullmatch(text):
+            found[value] = float(text)
+    return found
+
+
+def _without_currency(value: str) -> str:
+    if value.isascii():
+        return _CURRENCY.sub("", re.sub(r"[\s$']", "", value.lower()))
+    text = "".join(sign for sign in value.lower() if not sign.isspace() and unicodedata.category(sign) != "Sc")
+    return _CURRENCY.sub("", text.replace("'", ""))
+
+
+def _bands(column: str, filled: np.ndarray, numbers: Mapping[str, float], table: str) -> Attribute:
+    if not numbers:
+        raise InputError(f"--attributes {column}=number: {table}.csv holds no number there, but {shown(filled[0])}")
+    others = sum(value not in numbers for value in filled)
+    values = np.array([numbers[value] for value in filled if value in numbers])
+    edges = np.unique(np.quantile(values, np.arange(1, BANDS) / BANDS, method="lower"))
+    edges = edges[edges > values.min()]
+    bounds = [f"{edge:g}" for edge in edges]
+    names = [f"below {bounds[0]}", *map(" to ".join, itertools.pairwise(bounds))] if bounds else []
+    last = [f"{bounds[-1]} or more"] if bounds else []
+    if not bounds:
+        return Attribute(column, "none", "nearly all its numbers are the same")
+    odd = next((value for value in filled if value not in numbers), "")
+    note = f"{others:,} of its cells are no number, such as {shown(odd)}, and no feature" if others else ""
+    return Attribute(column, "number", note, bool(others), (*names, *last), edges=tuple(float(edge) for edge in edges))
+
+
+def _words(column: str, counts: Mapping[str, int], filled: int) -> Attribute:
+    found: Counter[str] = Counter()
+    for value, rows in counts.items():
+        for word in set(_WORD.findall(value.lower())):
+            found[word] += rows
+    known = {word: rows for word, rows in found.items() if 1 < rows < filled}
+    if not known:
+        return Attribute(column, "none", "no word of it is in some rows and not in all")
+    kept = sorted(known, key=lambda word: (-_entropy(known[word] / filled), word))[:MOST_WORDS]
+    note = f"of {len(found):,} different words {len(kept):,} are used" if len(kept) < len(found) else ""
+    kept.sort()
+    weights = tuple(math.log((1 + filled) / (1 + known[word])) + 1.0 for word in kept)
+    return Attribute(column, "text", note, values=tuple(kept), weights=weights)
+
+
+def _entropy(share: float) -> float:
+    return -share * math.log(share) - (1.0 - share) * math.log1p(-share)
+
+
+def _encode(attribute: Attribute, cells: np.ndarray) -> sp.csr_array:
+    """Cells `[n]` -> the features of one column, `[n, values]`."""
+    place, different = pd.factorize(cells)
+    position = {value: number for number, value in enumerate(attribute.values)}
+    rows: list[Sequence[int]]
+    if attribute.kind == "number":
+        numbers = parse_numbers(different)
+        edges = np.array(attribute.edges)
+        rows = [[int(np.searchsorted(edges, numbers[cell], "right"))] if cell in numbers else [] for cell in different]
+    elif attribute.kind == "category":
+        rows = [[position[cell]] if cell in position else [] for cell in different]
+    else:
+        words = (set(_WORD.findall(cell.lower())) for cell in different)
+        rows = [sorted(position[word] for word in own if word in position) for own in words]
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    indices = np.array([index for row in rows for index in row], dtype=np.int32)
+    data = np.ones(len(indices), dtype=np.float32)
+    if attribute.kind == "text":
+        data = np.asarray(attribute.weights, dtype=np.float64)[indices]
+        owner = np.repeat(np.arange(len(rows)), lengths)
+        norm = np.sqrt(np.bincount(owner, weights=data**2, minlength=len(rows)))
+        data = data / norm[owner]
+    shape = (len(different), len(attribute.values))
+    of_different = sp.csr_array(
+        (data.astype(np.float32), indices, np.concatenate([[0], np.cumsum(lengths)])), shape=shape
+    )
+    return sp.csr_array(of_different[place])
