@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from aejax import batching, metrics, ranking
 from aejax.errors import InputError
-from aejax.models import Model, Probable, unknown_customers
+from aejax.models import Model, PredictsRepeats, unknown_customers
 from aejax.split import HeldOut
 
 VALIDATION_METRIC = "ndcg@100"
@@ -61,26 +61,11 @@ def lists_of(scores: jax.Array, seen: jax.Array, offered: jax.Array | None = Non
     return ranking.top_k_items(best, metrics.DEPTH)[1], jnp.isnan(scores).any()
 
 
-@partial(jax.jit, static_argnames="probable")
-def _share(
-    scores: jax.Array,
-    top: jax.Array,
-    seen: jax.Array,
-    own: jax.Array,
-    offered: jax.Array | None,
-    *,
-    probable: bool,
-) -> jax.Array:
-    """Scores `[B, I]`, top items `[B, DEPTH]`, padded seen and own items `[B, L]`, items offered `[I]` -> the share of
-    the own, `[B]`.
-    """
-    if probable:
-        likely = jax.nn.softmax(ranking.mask_items(ranking.offer_items(scores, offered), seen), axis=1)
-        rows = jnp.arange(scores.shape[0])[:, None]
-        return likely.at[rows, own].get(mode="fill", fill_value=0.0).sum(axis=1)
+@partial(jax.jit, static_argnames="items")
+def _share_of_list(top: jax.Array, own: jax.Array, items: int) -> jax.Array:
+    """Top items `[B, DEPTH]`, padded own items `[B, L]` -> the share of the own in the first `COVERAGE_AT`, `[B]`."""
     first = top[:, :COVERAGE_AT]
-    listed = jnp.maximum((first < scores.shape[1]).sum(axis=1), 1)
-    return ranking.membership(first, own, scores.shape[1]).sum(axis=1) / listed
+    return ranking.membership(first, own, items).sum(axis=1) / jnp.maximum((first < items).sum(axis=1), 1)
 
 
 @partial(jax.jit, static_argnames="items")
@@ -162,7 +147,7 @@ class Asked:
       seen: `[n, I]` binary CSR, what must not be in the list.
       targets: name -> `[n, I]` binary CSR; a user may have none.
       offered: `[I]` bool, what may be in the list; None: everything.
-      share_of: `[n, I]` binary CSR, products whose share of the list is asked for; None: it is not.
+      share_of: `[n, I]` binary CSR, what was bought before, whose predicted share is asked for; None: it is not.
     """
 
     seen: sp.csr_array
@@ -178,8 +163,8 @@ class Answer:
     Attributes:
       first: `[n, COVERAGE_AT]`, the items at the top; I where there is none.
       values: name of targets -> metric key -> `[n]`; of no meaning for a user without such targets.
-      share: `[n]`, of what was asked for by `share_of`: in the probabilities, where the model gives them, and else in
-        the first `COVERAGE_AT` products; None where it was not.
+      share: `[n]`, of repeats, as the model predicts it, or else of `share_of` in the first `COVERAGE_AT` products;
+        None where it was not asked for.
     """
 
     first: np.ndarray
@@ -203,7 +188,6 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
     items = part.targets.shape[1]
     first: dict[str, list[np.ndarray]] = {name: [] for name in asked}
     shares: dict[str, list[np.ndarray]] = {name: [] for name in asked}
-    probable = isinstance(model, Probable) and model.scores_are_logits
     values: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {name: [] for name in asked}
     for batch, rows in batches(model, part, chunk or batching.scoring_chunk(items)):
         scores = model.scores(batch)
@@ -213,7 +197,10 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
             seen = rows.padded(one.seen)
             top, any_nan = lists_of(scores, seen, offered)
             if one.share_of is not None:
-                share = _share(scores, top, seen, rows.padded(one.share_of), offered, probable=probable)
+                if isinstance(model, PredictsRepeats) and model.predicts_repeats:
+                    share = model.share_of_repeats(batch, scores)
+                else:
+                    share = _share_of_list(top, rows.padded(one.share_of), items)
                 shares[name].append(np.asarray(share)[:users])
             found = {
                 kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)

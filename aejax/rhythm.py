@@ -15,6 +15,7 @@ from aejax.matrix import history_matrix
 
 # A product's own figures count as much as those of all products once so many purchases speak for it.
 PRIOR = 5.0
+HALF_LIFE = 120.0  # days after which an order counts half
 SHORTEST = 0.5  # days between two purchases, or since the last one, that are told apart from none
 FEATURES = ("orders", "share of orders", "recency", "phase", "phase squared", "bought again")
 
@@ -66,7 +67,7 @@ class OwnProducts(NamedTuple):
       orders: `[n, I]` CSR float32 of m cells, the customer's orders with the product.
       features: `[m, F]` float32 in the order of the cells, as `FEATURES` names them: logarithms of the number of the
         customer's orders with the product, of their share in the customer's orders, and of the sum of
-        `2 ** (-age / half_life)` over them; the logarithm of the time since the last one over the product's usual
+        `2 ** (-age / HALF_LIFE)` over them; the logarithm of the time since the last one over the product's usual
         interval, and its square; and `Rhythm.again`.
       activity: `[n]` float32, logarithm of the customer's number of orders.
     """
@@ -76,18 +77,17 @@ class OwnProducts(NamedTuple):
     activity: np.ndarray
 
 
-def own_products(histories: Histories, rhythm: Rhythm, *, half_life: float = 120.0) -> OwnProducts:
+def own_products(histories: Histories, rhythm: Rhythm) -> OwnProducts:
     """Histories of n customers -> the products of each with what their rhythm says at the customer's cut.
 
     Args:
       histories: with dates and orders.
       rhythm: of the products.
-      half_life: days after which an order counts half.
     """
     lines, as_of = histories.lines, histories.as_of
     assert lines.at is not None and lines.order is not None and as_of is not None
     orders = history_matrix(histories, "orders")
-    recency = history_matrix(histories, "recency", half_life=half_life)
+    recency = history_matrix(histories, "recency", half_life=HALF_LIFE)
     age = np.maximum(_days(as_of)[lines.user] - _days(lines.at), SHORTEST)
     by_pair = np.lexsort((age, lines.pair))
     _, first = np.unique(lines.pair[by_pair], return_index=True)

@@ -45,8 +45,8 @@ class Calibration:
     """The share of repeats that a model predicts for customers, and what they bought.
 
     Attributes:
-      predicted: `[n]`, the probability that the next purchase is a repeat, where the model gives probabilities; else
-        the share of repeats in the first 10 products of the list.
+      predicted: `[n]`, the share of repeats that the model predicts (`PredictsRepeats`), or else that in the first 10
+        products of its list.
       observed: `[n]`, the share of repeats in the customer's targets.
     """
 

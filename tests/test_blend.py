@@ -38,7 +38,8 @@ def test_standardised_scores_have_mean_0_and_deviation_1():
     found = np.asarray(standardise(scores))
     np.testing.assert_allclose(found.mean(1), 0.0, atol=1e-6)
     np.testing.assert_allclose(found.std(1), 1.0, rtol=1e-5)
-    assert np.array_equal(standardise(np.ones((2, 3), dtype=np.float32)), np.zeros((2, 3)))
+    for alike in (np.ones((2, 3), dtype=np.float32), scores[:, :1]):
+        assert np.array_equal(standardise(alike), np.zeros(alike.shape))
     # So do scores whose squares float32 does not hold.
     for factor in (1e-25, 1e25):
         np.testing.assert_allclose(standardise(scores * np.float32(factor)), found, rtol=1e-4, atol=1e-5)
@@ -269,6 +270,8 @@ def two_kinds_of_customers():
         many = user // 2 % 2
         own = rng.choice(20, 4, replace=False)
         rows += [(user, item, user * 10 + order, 10 * order) for order in range(6 if many else 1) for item in own]
+        if many:  # one of them no longer
+            rows = [row for row in rows if row[:2] != (user, own[3]) or row[3] < 30]
         later += [(user, item) for item in (own[:2] if many else np.setdiff1d(np.arange(20), own)[:2])]
     user, item, order, day = (np.array(column, dtype=np.int32) for column in zip(*rows, strict=True))
     names = [Vocabulary.of(f"{kind}{n:02d}" for n in range(count)) for kind, count in (("u", 60), ("i", 20))]
@@ -309,8 +312,9 @@ def test_a_gate_weighs_what_is_bought_again_by_how_active_the_customer_is():
     fixed = validator(part, once=True)(Blend(models, weights, [0, 1]))
     learned = learn_gate(models, weights, lines, part)
     blend = Blend(models, weights, [0, 1], learned.gate)
+    assert learned.without_gate == pytest.approx(fixed)
     # One weight for all cannot be right for both halves of the customers.
-    assert learned.validation > fixed + 0.05
+    assert learned.with_gate > fixed + 0.05
     assert validator(part, once=True)(blend) > fixed + 0.05
     restored = Gate.restore(jax.tree.map(np.asarray, learned.gate.state()))
     again = Blend(models, weights, [0, 1], restored)
@@ -327,7 +331,7 @@ def test_what_a_gate_is_worth_comes_from_customers_that_it_has_not_learned_from(
     monkeypatch.setattr(weighing, "_ndcg", lambda weights, example: scored.append(example) or ndcg(weights, example))
     models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
     learn_gate(models, [0.5, 0.5], lines, part)
-    for half, other in zip(learned_from[:2], scored, strict=True):
+    for half, other in zip(learned_from[:2], scored[:2], strict=True):
         assert half.sum() == 30 and not (half & (other.counts > 0)).any()
     assert learned_from[2].sum() == 60  # the gate that is kept learns from everyone
 
@@ -346,19 +350,116 @@ def test_a_gated_run_is_read_back_and_follows_the_rhythm_of_the_refit(shop, tmp_
     assert not np.array_equal(blend.gate.rhythm.interval, blending.rhythm.rhythm_of(split.train).interval)
 
 
-def test_a_gate_is_kept_where_it_is_better_and_not_asked_for_without_dates(parts, monkeypatch):
+def test_a_gate_is_kept_where_it_is_better_and_not_asked_for_where_it_says_nothing(shop, parts, monkeypatch):
     real = weighing.learn_gate
     settings = BlendSettings(parts=("ease", "own-frequency"))
+    parts = experiment.prepare(DataConfig(str(shop)), SplitConfig("time", repeat="include")).split
     for worth, kept in ((2.0, True), (0.0, False)):
-        monkeypatch.setattr(blending, "learn_gate", lambda *given, worth=worth: real(*given)._replace(validation=worth))
+        monkeypatch.setattr(blending, "learn_gate", lambda *given, worth=worth: real(*given)._replace(with_gate=worth))
         fitted = experiment.fit_model("blend", settings, parts, seed=0)
         assert (fitted.model.gate is not None) is kept and (fitted.validation == worth) is kept
     monkeypatch.setattr(blending, "learn_gate", None)
     experiment.fit_model("blend", dataclasses.replace(settings, gate=False), parts, seed=0)
     dateless = dataclasses.replace(parts, train=dataclasses.replace(parts.train, at=None, as_of=None))
-    experiment.fit_model("blend", settings, dateless, seed=0)
-    with pytest.raises(InputError, match="order ids and dates"):
-        experiment.fit_model("blend", dataclasses.replace(settings, gate=True), dateless, seed=0)
+    first_time = experiment.prepare(DataConfig(str(shop)), SplitConfig("time")).split
+    for other in (dateless, first_time):
+        experiment.fit_model("blend", settings, other, seed=0)
+        with pytest.raises(InputError, match="order ids and dates"):
+            experiment.fit_model("blend", dataclasses.replace(settings, gate=True), other, seed=0)
+
+
+def test_a_gate_may_use_a_part_that_has_no_fixed_weight(shop, monkeypatch):
+    monkeypatch.setattr(blending, "find_weights", lambda models, part: (1.0, 0.0))
+    parts = experiment.prepare(DataConfig(str(shop)), SplitConfig("time", repeat="include")).split
+    settings = BlendSettings(parts=("own-frequency", "ease"), gate=True)
+    blend = experiment.fit_model("blend", settings, dataclasses.replace(parts, refit=None), seed=0).model
+    assert blend.positions == [0, 1] and blend.gate.weights.parts.shape == (2, 2)
+    assert np.isfinite(np.asarray(blend.scores(blend.encode(parts.test.inputs)))).all()
+
+
+def test_each_product_has_its_own_features_in_units_of_what_was_learned_from():
+    lines, part = two_kinds_of_customers()
+    read = blending.rhythm.rhythm_of(lines)
+    count = len(blending.rhythm.FEATURES) + 1
+    rng = np.random.default_rng(0)
+    scales = np.stack([rng.normal(size=count), rng.uniform(1, 2, count), np.full(count, -0.5), np.full(count, 0.6)])
+    gate = Gate(some_gate(rng, features=count - 1), read, scales, np.array([1.0, 0.0]))
+    found, own = gate.encode(part.inputs), blending.rhythm.own_products(part.inputs, read)
+    assert len(np.unique(own.features.round(4), axis=0)) > 20  # products that are taken for each other are found out
+    cell = 0
+    for user in range(len(part)):
+        items = own.orders[[user]].indices
+        assert found.items[user, : len(items)].tolist() == items.tolist()
+        assert (found.items[user, len(items) :] == 20).all()
+        for place in range(len(items)):
+            expected = np.clip((own.features[cell] - scales[0, :-1]) / scales[1, :-1], -0.5, 0.6)
+            np.testing.assert_allclose(found.features[user, place], expected, rtol=1e-5)
+            cell += 1
+        expected = np.clip((own.activity[user] - scales[0, -1]) / scales[1, -1], -0.5, 0.6)
+        assert found.activity[user] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_gate_sees_what_is_due():
+    """Of two products that a customer bought, the one whose interval is over comes next; no part knows which."""
+    rng = np.random.default_rng(1)
+    rows, later = [], []
+    for user in range(80):
+        quick, slow = rng.choice(10, 2, replace=False), rng.choice(np.arange(10, 20), 2, replace=False)
+        rows += [(user, item, day) for item in quick for day in range(0, 100, 10)]
+        rows += [(user, item, day) for item in slow for day in (0, 50, 100)]
+        later += [(user, item) for item in quick]
+    user, item, day = (np.array(column, dtype=np.int32) for column in zip(*rows, strict=True))
+    names = [Vocabulary.of(f"{kind}{n:02d}" for n in range(count)) for kind, count in (("u", 80), ("i", 20))]
+    at = (day.astype(np.int64) * 86_400).astype("datetime64[s]")
+    lines = Interactions(user, item, np.ones(len(user), np.int32), *names, order=user * 200 + day, at=at)
+    user, item = (np.array(column, dtype=np.int32) for column in zip(*later, strict=True))
+    targets = Interactions(user, item, np.ones(len(user), np.int32), *names)
+    as_of = np.full(80, np.datetime64(102 * 86_400, "s"))
+    part = held_out(lines, targets, seen=None, repeat="include", as_of=as_of)
+    learned = learn_gate([Again(part, 1.0, 1), Again(part, -1.0, 2)], [1.0, 0.0], lines, part)
+    assert learned.with_gate > 0.95 > learned.without_gate + 0.1
+
+
+def test_the_likelihood_is_a_mean_over_customers_of_the_mean_over_their_targets():
+    rng = np.random.default_rng(2)
+    weights, own = some_gate(rng), some_own(rng)
+    scores = rng.normal(size=(2, 3, 7)).astype(np.float32)
+    is_open, is_target = np.ones((3, 7), bool), np.zeros((3, 7), bool)
+    is_open[0, 6] = False
+    is_target[0, [0, 2, 3]], is_target[1, 5] = True, True  # the third customer has none
+    candidates = weighing.Candidates(scores, own, is_open, is_target)
+    point = np.concatenate([np.asarray(leaf) for leaf in weights], axis=1).ravel()
+    loss, gradient = weighing._loss(point, candidates)
+    logits = np.asarray(gated(scores, own, weights), dtype=float)
+    means = []
+    for user in (0, 1):
+        likely = np.exp(logits[user]) * is_open[user]
+        means.append(np.log(likely[is_target[user]] / likely.sum()).mean())
+    assert float(loss) == pytest.approx(-np.mean(means) + weighing.RIDGE * np.square(point).sum(), rel=1e-4)
+    step = np.zeros_like(point)
+    step[3] = 1e-2
+    up, down = (float(weighing._loss(point + way * step, candidates)[0]) for way in (1, -1))
+    assert float(gradient[3]) == pytest.approx((up - down) / 2e-2, rel=0.02, abs=1e-3)
+
+
+def test_the_share_of_repeats_that_a_gate_predicts_is_the_one_that_was_bought(monkeypatch):
+    """Also where a gate learns from the first products alone, which hold more repeats than there are."""
+    monkeypatch.setattr(weighing, "CANDIDATES", 6)
+    lines, part = two_kinds_of_customers()
+    models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
+    blend = Blend(models, [0.6, 0.4], [0, 1], learn_gate(models, [0.6, 0.4], lines, part).gate)
+    batch = blend.encode(part.inputs)
+    share = np.asarray(blend.share_of_repeats(batch, blend.scores(batch)))
+    many = np.arange(60) // 2 % 2 == 1
+    assert share.mean() == pytest.approx(0.5, abs=0.05)  # half of the targets are repeats
+    assert share[many].mean() > 0.8 > 0.2 > share[~many].mean()
+    slope, intercept = blend.gate.line
+    likely = jax.nn.softmax(blend.scores(batch), axis=1)
+    own = np.zeros(likely.shape, dtype=bool)
+    own[part.inputs.lines.user, part.inputs.lines.item] = True
+    inside = np.asarray(likely, dtype=float)
+    odds = np.log((inside * own).sum(1)) - np.log((inside * ~own).sum(1))
+    np.testing.assert_allclose(share, 1 / (1 + np.exp(-(slope * odds + intercept))), rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -214,20 +214,25 @@ def test_repeat_and_new_targets_are_counted_apart_in_the_same_lists(model, tasks
     assert min(totals.values()) > 0
 
 
-@pytest.mark.parametrize("logits", [False, True])
-def test_the_share_of_repeats_is_predicted_by_probabilities_where_there_are_any_and_else_by_the_list(
-    model, tasks, logits, monkeypatch
+@pytest.mark.parametrize("predicts", [False, True])
+def test_the_share_of_repeats_is_what_a_model_says_where_it_does_and_else_that_of_its_list(
+    model, tasks, predicts, monkeypatch
 ):
-    monkeypatch.setattr(TableModel, "scores_are_logits", logits, raising=False)
+    monkeypatch.setattr(TableModel, "predicts_repeats", predicts, raising=False)
+    said = lambda self, batch, scores: jax.nn.sigmoid(scores[:, 0] - jnp.asarray(batch)[:, 1])  # noqa: E731
+    monkeypatch.setattr(TableModel, "share_of_repeats", said, raising=False)
     calibration = evaluate_tasks(model, tasks, chunk=7)["include"].calibration
     wide = tasks["include"]
     bought = {(int(u), int(i)) for u, i in zip(wide.users[wide.inputs.lines.user], wide.inputs.lines.item, strict=True)}
     count = wide.targets.shape[1]
     for row, user in enumerate(wide.users.tolist()):
         own = [item for item in range(count) if (user, item) in bought]
-        likely = np.exp(model.table[user].astype(np.float64))
-        top = np.argsort(-model.table[user], kind="stable")[:10].tolist()
-        expected = likely[own].sum() / likely.sum() if logits else len(set(top) & set(own)) / len(top)
+        offered = np.ones(count, dtype=bool) if wide.offered is None else wide.offered
+        top = np.argsort(np.where(offered, -model.table[user], np.inf), kind="stable")[
+            : min(10, offered.sum())
+        ].tolist()
+        odds = np.exp(float(model.table[user, 0] - model.table[user, 1]))
+        expected = odds / (1 + odds) if predicts else len(set(top) & set(own)) / len(top)
         assert calibration.predicted[row] == pytest.approx(expected, rel=1e-5)
         targets = wide.targets[[row]].indices.tolist()
         assert calibration.observed[row] == len(set(targets) & set(own)) / len(targets)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
-from aejax.rhythm import PRIOR, SHORTEST, is_timed, own_products, rhythm_of
+from aejax.rhythm import HALF_LIFE, PRIOR, SHORTEST, is_timed, own_products, rhythm_of
 
 DAY = 86_400
 
@@ -65,7 +65,7 @@ def test_features_are_those_of_their_definition_at_each_customers_own_cut():
     users = np.array([0, 2, 3, 5])
     as_of = (np.array([210, 230, 300, 201]) * DAY).astype("datetime64[s]")
     histories = histories_of(lines, users, as_of)
-    own = own_products(histories, rhythm, half_life=50.0)
+    own = own_products(histories, rhythm)
     cell = 0
     for row, user in enumerate(users):
         mine = [
@@ -82,7 +82,7 @@ def test_features_are_those_of_their_definition_at_each_customers_own_cut():
             expected = [
                 math.log(len(moments)),
                 math.log(len(moments) / number),
-                math.log(sum(2.0 ** (-(cut - day) / 50.0) for day in moments)),
+                math.log(sum(2.0 ** (-(cut - day) / HALF_LIFE) for day in moments)),
                 phase,
                 phase**2,
                 rhythm.again[item],

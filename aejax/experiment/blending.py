@@ -6,9 +6,10 @@ The parts take their own settings from FILE. They are fitted on train alone, wei
 weight above 0 are fitted again on all that the protocol allows, with the weights fixed. A blend that is below its best
 part on validation is that part alone; the log says so.
 
-Where orders have dates, a gate is learned as well: weights that depend on how active the customer is, on whether the
-customer has bought the product before, and on that product's rhythm (`aejax.models.blend`). It is kept where it is
-above the fixed weights on validation, each half of the customers with what was learned on the other half.
+Where orders have dates and what was bought before may be recommended, a gate is learned as well: weights that depend on
+how active the customer is, on whether the customer has bought the product before, and on that product's rhythm
+(`aejax.models.blend`). It is kept, with all parts, where it is above the fixed weights on validation, each half of the
+customers with what was learned on the other half.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from aejax import evaluation, registry, rhythm
 from aejax.errors import InputError
 from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit, select, tell
-from aejax.experiment.weighing import find_weights, learn_gate
+from aejax.experiment.weighing import find_weights, learn_gate, may_repeat
 from aejax.models import Family, Model
 from aejax.models.blend import Blend, Gate
 from aejax.split import Split
@@ -84,10 +85,10 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
 
     Where the weights are given and their score is not asked for, each part is fitted as it would be alone.
     """
-    if settings.gate and not rhythm.is_timed(parts.train):
+    if settings.gate and not (rhythm.is_timed(parts.train) and may_repeat(parts.validation)):
         raise InputError(
-            "gate is true, which needs order ids and dates (order_id, created_at), and these data have none; leave it "
-            "out"
+            "gate is true, which needs order ids and dates (order_id, created_at) and a --split and --repeat under "
+            "which what was bought before may be recommended; leave gate out"
         )
     hooks_of = {name: dataclasses.replace(hooks, prefix=f"{name} ") for name in settings.parts}
     given = settings.weights
@@ -112,11 +113,12 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
         weights, score = [float(name == best) for name in names], alone[best]
     kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if weight > 0]
     gate, worth = None, {}
-    if given is None and settings.gate is not False and rhythm.is_timed(parts.train):
+    gated = settings.gate is not False and rhythm.is_timed(parts.train) and may_repeat(parts.validation)
+    if given is None and gated:
         learned = learn_gate(models, weights, parts.train, parts.validation)
-        worth = {"with_gate": learned.validation, "without_gate": score}
-        if settings.gate or learned.validation > score:
-            gate, score, kept = learned.gate, learned.validation, list(zip(names, weights, strict=True))
+        worth = {"with_gate": learned.with_gate, "without_gate": learned.without_gate}
+        if settings.gate or learned.with_gate > learned.without_gate:
+            gate, score, kept = learned.gate, learned.with_gate, list(zip(names, weights, strict=True))
     weighed = dict(zip(names, map(float, weights), strict=True))
     tell("blend", {"weights": weighed, "validation": score, **worth, "parts": alone}, hooks)
     models = [selected[name].model for name, _ in kept]

@@ -181,16 +181,13 @@ def read_customers(path: Path) -> list[str]:
 
 
 def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """The largest absolute difference between the figures of two metrics.json, those of both tasks among them where
-    the other has them.
+    """The largest absolute difference between the figures of two metrics.json, those of both tasks among them.
 
     Raises:
       InputError: one has no such figures.
     """
     try:
         ours, theirs = ({"metrics": file["metrics"], "tasks": file.get("tasks", {})} for file in (one, other))
-        if not theirs["tasks"]:  # of a run from before there were tasks
-            ours["tasks"] = {}
         return max(_differences(ours, theirs), default=0.0)
     except (KeyError, TypeError):
         raise InputError("metrics.json of the run is damaged: it has not the figures of a run; fit it again") from None

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+import scipy.special
 
 from aejax import batching, evaluation, ranking, rhythm
 from aejax.interactions import Interactions
+from aejax.matrix import history_matrix
 from aejax.models import Model
-from aejax.models.blend import Blend, Gate, GateWeights, OwnBatch, gated
+from aejax.models.blend import Blend, Gate, GateWeights, OwnBatch, gated, log_odds_of_repeats
 from aejax.split import HeldOut
 
 # Scores of one part that are held: 2^26 cells, 256 MiB.
@@ -139,15 +141,23 @@ class Candidates(NamedTuple):
 
 
 class LearnedGate(NamedTuple):
-    """A gate and what it is worth.
+    """A gate and what it is worth, each as mean NDCG@100 of the customers that it was learned from.
 
     Attributes:
-      gate: learned on all customers.
-      validation: mean NDCG@100 of the customers, each half of them with a gate learned on the other half.
+      gate: learned on all of them.
+      with_gate: of each half of them with a gate learned on the other half.
+      without_gate: with the fixed weights.
     """
 
     gate: Gate
-    validation: float
+    with_gate: float
+    without_gate: float
+
+
+def may_repeat(part: HeldOut) -> bool:
+    """Whether anything that its customers bought before may be recommended to them."""
+    bought = history_matrix(part.inputs)
+    return bought.nnz > bought.multiply(part.seen).nnz
 
 
 def learn_gate(models: Sequence[Model], weights: Sequence[float], train: Interactions, part: HeldOut) -> LearnedGate:
@@ -184,26 +194,61 @@ def learn_gate(models: Sequence[Model], weights: Sequence[float], train: Interac
         jnp.concatenate([piece.is_target for piece in pieces]),
     )
     which = np.concatenate([np.arange(len(example.counts)) % 2 for example in examples])[:, None]
-    crossed = 0.0
+    crossed = []
     for half in (0, 1):
         learned = _learn(candidates._replace(is_target=candidates.is_target & (which == half)), start.weights)
-        crossed += sum(float(_ndcg(learned, _half(example, 1 - half))) for example in examples)
-    return LearnedGate(dataclasses.replace(start, weights=_learn(candidates, start.weights)), crossed / len(some))
+        crossed += [_ndcg(learned, _half(example, 1 - half)) for example in examples]
+    alone = start.weights._replace(
+        parts=jnp.zeros_like(start.weights.parts).at[0].set(fixed), features=jnp.zeros_like(start.weights.features)
+    )
+    totals = [_ndcg(alone, example) for example in examples]
+    with_gate, without_gate = jax.device_get((jnp.stack(crossed).sum(), jnp.stack(totals).sum()))
+    weights_of_all = _learn(candidates, start.weights)
+    gate = dataclasses.replace(start, weights=weights_of_all, line=_line(weights_of_all, examples, some))
+    return LearnedGate(gate, float(with_gate) / len(some), float(without_gate) / len(some))
+
+
+def _line(weights: GateWeights, examples: Sequence[Example], part: HeldOut) -> np.ndarray:
+    """`Gate.line`: maximum likelihood of the share of repeats in each customer's targets."""
+    odds = np.concatenate([np.asarray(_log_odds(weights, example)) for example in examples])[: len(part)]
+    odds = odds.astype(np.float64)
+    repeats = part.targets.multiply(history_matrix(part.inputs))
+    share = np.asarray(repeats.sum(axis=1)).ravel() / np.maximum(np.diff(part.targets.indptr), 1)
+
+    def objective(line: np.ndarray) -> tuple[float, np.ndarray]:
+        likely = line[0] * odds + line[1]
+        wrong = scipy.special.expit(likely) - share
+        loss = (np.logaddexp(0.0, likely) - share * likely).mean()
+        return loss + RIDGE * np.square(line).sum(), np.array([(wrong * odds).mean(), wrong.mean()]) + 2 * RIDGE * line
+
+    found = scipy.optimize.minimize(objective, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B")
+    return found.x.astype(np.float32)
+
+
+@jax.jit
+def _log_odds(weights: GateWeights, example: Example) -> jax.Array:
+    return log_odds_of_repeats(gated(example.scores, example.own, weights), example.own.items)
 
 
 def _start(train: Interactions, part: HeldOut, parts: int) -> Gate:
     """A gate that gives every part the same weight, with the features' scales."""
     read = rhythm.rhythm_of(train)
     own = rhythm.own_products(part.inputs, read)
-    columns = (*own.features.T, own.activity)
-    centre = np.array([column.mean() if len(column) else 0.0 for column in columns], dtype=np.float32)
-    spread = np.array([column.std() if len(column) else 1.0 for column in columns], dtype=np.float32)
     weights = GateWeights(
         jnp.zeros((2, parts)).at[0].set(1.0 / parts),
         jnp.zeros((2, parts)),
         jnp.zeros((2, 1 + len(rhythm.FEATURES))),
     )
-    return Gate(weights, read, centre, np.where(spread > 0, spread, 1.0).astype(np.float32))
+    scales = [_scale(column) for column in (*own.features.T, own.activity)]
+    return Gate(weights, read, np.array(scales, dtype=np.float32).T, np.array([1.0, 0.0], dtype=np.float32))
+
+
+def _scale(column: np.ndarray) -> tuple[float, float, float, float]:
+    """Mean, deviation, and the least and the largest standardised value."""
+    if not len(column):
+        return 0.0, 1.0, 0.0, 0.0
+    mean, deviation = float(column.mean()), float(column.std()) or 1.0
+    return mean, deviation, (float(column.min()) - mean) / deviation, (float(column.max()) - mean) / deviation
 
 
 def _half(example: Example, which: int) -> Example:

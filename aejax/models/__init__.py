@@ -58,12 +58,16 @@ def require_column(lines: Interactions, column: str, *, model: str, instead: str
 
 
 @runtime_checkable
-class Probable(Protocol):
-    """A model that may say how likely each product is to be the next one bought."""
+class PredictsRepeats(Protocol):
+    """A model that may say what share of a customer's next purchases are of products bought before."""
 
     @property
-    def scores_are_logits(self) -> bool:
-        """Whether the softmax of the scores over what may be recommended is that probability."""
+    def predicts_repeats(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def share_of_repeats(self, batch: Any, scores: jax.Array) -> jax.Array:
+        """A batch of n customers and their scores `[n, I]` -> the predicted shares, `[n]`."""
         ...
 
 

@@ -5,9 +5,11 @@ is, on whether the customer has bought the product before, and on that product's
 is bought for the first time then compete in one list. With the standardised scores `s_p` of the parts, `a = (1, log
 orders)` of the customer and `f = (1, features)` of a product bought before (`aejax.rhythm`), the score of a product is
 
-    sum_p (a . A_p) s_p  +  [bought before] ( sum_p (a . B_p) s_p  +  a' C f ),
+    sum_p (a . A_p) s_p  +  [bought before] ( sum_p (a . B_p) s_p  +  a' C f ).
 
-a logit: its softmax over the products that may be recommended is the share of the next purchases that each is given.
+It is learned by likelihood among the first products of a list. The log odds of a repeat, those of the softmax of all
+scores, are therefore mapped to what was observed by a line, as Platt (1999), Probabilistic Outputs for Support Vector
+Machines, does.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from aejax import batching, rhythm
 from aejax.interactions import Histories
 from aejax.models import Model, unknown_customers
 
+# Log odds beyond which a share is as good as 0 or 1.
+LARGEST_ODDS = 30.0
+
 
 @jax.jit
 def standardise(scores: jax.Array) -> jax.Array:
@@ -33,7 +38,7 @@ def standardise(scores: jax.Array) -> jax.Array:
     # Squares of small scores would be 0.
     centred = centred / jnp.maximum(jnp.abs(centred).max(axis=1, keepdims=True), tiny)
     deviation = jnp.sqrt(jnp.square(centred).mean(axis=1, keepdims=True))
-    return centred / jnp.maximum(deviation, tiny)
+    return jnp.where(deviation > 0, centred / jnp.maximum(deviation, tiny), 0.0)
 
 
 class GateWeights(NamedTuple):
@@ -71,39 +76,58 @@ class Gate:
     Attributes:
       weights: what was learned.
       rhythm: of the products, from the purchases that the parts were fitted on.
-      centre: `[F + 1]`, means of the features and of the activity where the weights were learned.
-      spread: `[F + 1]`, their deviations.
+      scales: `[4, F + 1]`, of the features and of the activity where the weights were learned: means, deviations, and
+        the least and the largest standardised value. What lies beyond is taken for these, as nothing was learned there.
+      line: `[2]`, slope and intercept from the log odds of a repeat to those that were observed.
     """
 
     weights: GateWeights
     rhythm: rhythm.Rhythm
-    centre: np.ndarray
-    spread: np.ndarray
+    scales: np.ndarray
+    line: np.ndarray
+
+    def standardised(self, values: np.ndarray, columns: slice) -> np.ndarray:
+        """Features or activity -> in units of their deviations, within what was met in learning, float32."""
+        centre, spread, low, high = self.scales[:, columns]
+        return np.clip((values - centre) / spread, low, high).astype(np.float32)
 
     def encode(self, histories: Histories) -> OwnBatch:
         """Histories of n customers -> a padded batch on the host."""
         own = rhythm.own_products(histories, self.rhythm)
-        features = (own.features - self.centre[:-1]) / self.spread[:-1]
+        features = self.standardised(own.features, slice(0, -1))
         padded = batching.pad_rows(own.orders)
         count = np.diff(own.orders.indptr)
         row = np.repeat(np.arange(len(count)), count)
         column = np.arange(len(row)) - np.repeat(own.orders.indptr[:-1], count)
         cells = np.zeros((*padded.items.shape, features.shape[1]), dtype=np.float32)
         cells[row, column] = features
-        activity = ((own.activity - self.centre[-1]) / self.spread[-1]).astype(np.float32)
+        activity = self.standardised(own.activity[:, None], slice(-1, None))[:, 0]
         return OwnBatch(padded.items, cells, activity)  # pyright: ignore[reportArgumentType] (host until jitted)
 
     def state(self) -> dict[str, Any]:
         """What a run stores."""
-        own = {"centre": self.centre, "spread": self.spread}
+        own = {"scales": self.scales, "line": self.line}
         return {"weights": self.weights._asdict(), "rhythm": self.rhythm._asdict(), **own}
 
     @classmethod
     def restore(cls, state: Mapping[str, Any]) -> Gate:
         """The gate whose `state()` that was."""
         read = rhythm.Rhythm(**{name: np.asarray(array) for name, array in state["rhythm"].items()})
-        centre, spread = np.asarray(state["centre"]), np.asarray(state["spread"])
-        return cls(GateWeights(**state["weights"]), read, centre, spread)
+        scales, line = np.asarray(state["scales"]), np.asarray(state["line"])
+        return cls(GateWeights(**state["weights"]), read, scales, line)
+
+
+@jax.jit
+def log_odds_of_repeats(scores: jax.Array, own: jax.Array) -> jax.Array:
+    """Scores `[B, I]` and own items `[B, L]`, padded with I -> log odds of an own item in their softmax, `[B]`."""
+    rows = jnp.arange(scores.shape[0])[:, None]
+    is_own = jnp.zeros(scores.shape, dtype=bool).at[rows, own].set(True, mode="drop")
+
+    def total(which: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(jnp.where(which, scores, -jnp.inf), axis=1)
+
+    odds = total(is_own) - total(~is_own)
+    return jnp.clip(odds, -LARGEST_ODDS, LARGEST_ODDS)  # of who bought nothing, or everything
 
 
 def gated(scores: Sequence[jax.Array] | jax.Array, own: OwnBatch, weights: GateWeights) -> jax.Array:
@@ -131,7 +155,7 @@ class Blend:
 
     Attributes:
       models: the parts that count.
-      weights: of each, above 0; not used where there is a gate.
+      weights: of each, above 0; where there is a gate it has its own in their place.
       positions: of each in the list of all parts.
       gate: weights that depend on the customer and the product; None: they do not.
     """
@@ -151,9 +175,15 @@ class Blend:
         return np.unique(np.concatenate([unknown_customers(model, histories) for model in self.models]))
 
     @property
-    def scores_are_logits(self) -> bool:
-        """A gate is learned by likelihood; fixed weights are not."""
+    def predicts_repeats(self) -> bool:
+        """A gate does."""
         return self.gate is not None
+
+    def share_of_repeats(self, batch: tuple[Any, ...], scores: jax.Array) -> jax.Array:
+        """Every part's and the gate's batch of B customers, and their scores -> the predicted shares, `[B]`."""
+        assert self.gate is not None
+        slope, intercept = self.gate.line
+        return jax.nn.sigmoid(slope * log_odds_of_repeats(scores, batch[-1].items) + intercept)
 
     def scores_of_parts(self, batch: tuple[Any, ...]) -> list[jax.Array]:
         """Every part's batch of B customers -> their standardised scores `[B, I]`."""

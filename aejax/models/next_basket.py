@@ -9,7 +9,8 @@ r"""`tifuknn` and `upcf`: the strong simple models of next-basket recommendation
   UP-CF@r. UP@r, the user popularity of a product, is the share of the customer's last r orders (of all of them, if
   fewer) that hold it. With X_u for all that u ever bought, two customers are as similar as the asymmetric cosine
   `w_uv = |X_u & X_v| / (|X_u|^alpha |X_v|^(1 - alpha))` says, and u's scores are the sum over v of
-  `w_uv^q UP@r(v)`, in which u stands too, with `w_uu = 1`. A large q leaves UP@r alone.
+  `w_uv^q UP@r(v)`, in which u stands too, with `w_uu = 1`. A large q leaves UP@r alone (beyond 20
+  float32 may lose what customers unlike this one bought).
 
 What the papers leave open, and where this differs:
 
@@ -276,7 +277,7 @@ TIFU_KNN = Family(
 )
 UP_CF = Family(
     UPCFSettings,
-    {"recency": Range(1, 100, log=True), "alpha": Range(0.0, 1.0), "locality": Range(1.0, 100.0, log=True)},
+    {"recency": Range(1, 100, log=True), "alpha": Range(0.0, 1.0), "locality": Range(1.0, 20.0, log=True)},
     UPCF.fit,
     UPCF.restore,
     is_network=False,
