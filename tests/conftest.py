@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
 
 import jax
 import numpy as np
@@ -10,6 +12,14 @@ from hypothesis import settings
 
 from aejax.interactions import Features, Interactions, Vocabulary
 
+# What one test compiles, the others and the commands that they start find compiled: the same small programs come again
+# and again. All workers have one folder, which ends with the first of them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="aejax-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
