@@ -1,13 +1,15 @@
 """tune: settings from validation alone, resumable to the same trials."""
 
+import dataclasses
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from aejax import evaluation, experiment, registry
 from aejax.config import DataConfig, SplitConfig
-from aejax.experiment import fitting
+from aejax.experiment import fitting, tuning
 from aejax.models import Range, linear
 from tests.shops import run, write_shop
 
@@ -66,6 +68,17 @@ def test_the_test_part_is_not_looked_at(shop, tmp_path, monkeypatch):
     expected = experiment.prepare(DataConfig(str(shop)), SplitConfig()).split.validation
     assert len(parts) == 3
     assert all((part.targets != expected.targets).nnz == 0 for part in parts)
+
+
+@pytest.mark.parametrize(("again", "dated"), [(True, True), (True, False), (False, True)])
+def test_values_are_searched_where_products_are_bought_again(again, dated, tiny_lines):
+    first = np.unique(tiny_lines.pair, return_index=True)[1]
+    lines = tiny_lines if again else tiny_lines.take(np.sort(first))
+    lines = lines if dated else dataclasses.replace(lines, at=None)
+    silent = tuning._saying_nothing(lines, registry.family("rdlae"))
+    assert silent == (set() if again and dated else {"values", "half_life"})
+    bare = dataclasses.replace(lines, item_features=None)
+    assert tuning._saying_nothing(bare, registry.family("rdlae")) == silent | {"attribute_weight"}
 
 
 def test_an_interrupted_search_ends_with_the_same_trials(shop, tmp_path, monkeypatch, capsys):

@@ -8,14 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aejax import registry, runs
+import numpy as np
+
+from aejax import registry, rhythm, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
 from aejax.experiment.fitting import fit_model, open_run
 from aejax.experiment.preparing import Prepared, on_device
 from aejax.experiment.selecting import Factorised, Hooks
-from aejax.interactions import Dataset
-from aejax.models import Choice, Range
+from aejax.interactions import Dataset, Interactions
+from aejax.models import Choice, Family, Range
 
 if TYPE_CHECKING:
     import optuna
@@ -70,7 +72,8 @@ def tune(
     if config.split.protocol == "reconstruction":
         raise InputError("--split reconstruction has no validation part to tune on; use another --split")
     done = runs.read_log(runs.require_unfinished(run) / LOG) if resume else []
-    if done and done[0]["settings"].keys() | {*family.of_attributes} != space.keys() | {*family.of_attributes}:
+    conditional = {*family.of_attributes, *family.of_repeats}
+    if done and done[0]["settings"].keys() | conditional != space.keys() | conditional:
         raise InputError(
             f"--resume: {run} was started with another --set: it searches {', '.join(done[0]['settings'])}; this "
             f"would search {', '.join(space)}"
@@ -79,9 +82,9 @@ def tune(
         on_device(config.training.device),
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
-        if prepared.interactions.item_features is None:
-            space = {name: where for name, where in space.items() if name not in family.of_attributes}
-            _require_something_to_tune(space, config.model)
+        silent = _saying_nothing(prepared.split.train, family)
+        space = {name: where for name, where in space.items() if name not in silent}
+        _require_something_to_tune(space, config.model)
         log = unfinished / LOG
         runs.write_log(log, done)
         factorised = Factorised()
@@ -97,6 +100,15 @@ def tune(
         chosen = {**dataclasses.asdict(settings), **best["settings"]}
         runs.write_json(unfinished / "settings.json", {config.model: chosen})
     return best
+
+
+def _saying_nothing(train: Interactions, family: Family) -> set[str]:
+    """Settings of the family's search that make no difference with these data."""
+    has_repeats = rhythm.is_timed(train) and len(np.unique(train.pair)) < len(train)
+    return {
+        *(() if train.item_features is not None else family.of_attributes),
+        *(() if has_repeats else family.of_repeats),
+    }
 
 
 def _require_something_to_tune(space: Mapping[str, Range | Choice], model: str) -> None:

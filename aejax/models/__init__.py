@@ -128,6 +128,7 @@ class Family:
       factorisation: what `fit(train, settings, factors=)` of a closed form can share with other settings.
       of_attributes: settings that say something only where the data have attributes of products; where one of them is
         not 0, the model uses them.
+      of_repeats: settings that say something only where products are bought again, on known dates.
       needs_attributes: the model uses them whatever its settings.
       fits_split: made of other models, and makes its own choices on validation.
     """
@@ -139,6 +140,7 @@ class Family:
     is_network: bool
     factorisation: Factorisation | None = None
     of_attributes: tuple[str, ...] = ()
+    of_repeats: tuple[str, ...] = ()
     needs_attributes: bool = False
     fits_split: bool = False
 

@@ -124,28 +124,20 @@ FACTORISATION = Factorisation(
 _RIDGE = {
     "l2": Range(10.0, 5_000.0, log=True),
     "user_power": Range(0.0, 1.0, step=0.125),
+    "values": Choice(("binary", "log1p-orders", "recency")),
     # So that trials meet at the same value: what is made for one serves all of them.
+    "half_life": Choice(("30", "60", "120", "240")),
     "attribute_weight": Choice(("0.0", "1.0", "2.0", "4.0", "8.0", "16.0", "32.0")),
 }
 _DROPOUT = {**_RIDGE, "dropout": Range(0.0, 0.8)}
-_ATTRIBUTES = ("attribute_weight",)
-EASE = Family(
-    EASESettings, _RIDGE, fit, restore, is_network=False, factorisation=FACTORISATION, of_attributes=_ATTRIBUTES
-)
-EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, is_network=False, of_attributes=_ATTRIBUTES)
-RDLAE = Family(
-    RDLAESettings,
-    {**_DROPOUT, "xi": Range(0.0, 0.8)},
-    fit,
-    restore,
-    is_network=False,
-    of_attributes=_ATTRIBUTES,
-)
+_KNOWN: dict[str, Any] = {
+    "is_network": False,
+    "of_attributes": ("attribute_weight",),
+    "of_repeats": ("values", "half_life"),
+}
+EASE = Family(EASESettings, _RIDGE, fit, restore, factorisation=FACTORISATION, **_KNOWN)
+EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, **_KNOWN)
+RDLAE = Family(RDLAESettings, {**_DROPOUT, "xi": Range(0.0, 0.8)}, fit, restore, **_KNOWN)
 DAN = Family(
-    DANSettings,
-    {**_DROPOUT, "l2": Range(0.3, 100.0, log=True), "item_power": Range(0.0, 0.6)},
-    fit,
-    restore,
-    is_network=False,
-    of_attributes=_ATTRIBUTES,
+    DANSettings, {**_DROPOUT, "l2": Range(0.3, 100.0, log=True), "item_power": Range(0.0, 0.6)}, fit, restore, **_KNOWN
 )
