@@ -12,6 +12,9 @@ from hypothesis import settings
 
 from aejax.interactions import Features, Interactions, Vocabulary
 
+# Tests compile many programs and run each a few times on small data.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # read by the commands that they start, too
+jax.config.update("jax_disable_most_optimizations", True)
 # What one test compiles, the others and the commands that they start find compiled: the same small programs come again
 # and again. All workers have one folder, which ends with the first of them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
