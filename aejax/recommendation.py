@@ -24,11 +24,11 @@ from aejax.interactions import (
     Vocabulary,
     customers_of_products,
     histories_of,
-    moment_of,
     net_returns,
 )
 from aejax.matrix import history_matrix
 from aejax.models import Model, unknown_customers
+from aejax.moments import moment_of
 
 COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
 
