@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
 from aejax.errors import InputError, nearest
+from aejax.moments import moment_of
 
 PROTOCOLS = ("users", "items", "last-order", "time", "predefined", "cold-items", "reconstruction")
 REPEAT_PROTOCOLS = ("last-order", "time", "predefined")
@@ -46,7 +46,7 @@ class SplitConfig:
       protocol: one of `PROTOCOLS`; None: `predefined` where the data bring a split, else `time` where they have
         dates, else `users`.
       test_share: share of the period that `time` holds out.
-      cut: an ISO date that starts the test part of `time`, in place of `test_share`.
+      cut: an ISO date or time, UTC without a zone, that starts the test part of `time`, in place of `test_share`.
       repeat: `exclude` or `include` what a customer has bought before, as target and as recommendation.
       seed: seed of the protocols that draw at random.
     """
@@ -77,7 +77,7 @@ class SplitConfig:
             if self.protocol not in (None, "time"):
                 raise InputError(f"--cut {self.cut} belongs to --split time, not to --split {self.protocol}")
             try:
-                datetime.datetime.fromisoformat(self.cut)
+                moment_of(self.cut)
             except ValueError:
                 raise InputError(f'--cut is "{self.cut}"; expected a date such as 2024-05-01') from None
 

@@ -6,7 +6,6 @@ Legend of shapes used throughout: U users, I items, N order lines, n users of a 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 from collections.abc import Iterable
 from functools import cached_property
@@ -200,18 +199,6 @@ def orders_since(lines: Interactions) -> np.ndarray:
     since = np.empty(len(orders), dtype=np.int64)
     since[latest_first] = np.arange(len(orders)) - np.searchsorted(customer, customer)
     return since[of_line]
-
-
-def moment_of(text: str) -> np.datetime64:
-    """An ISO date or time -> that moment in UTC, to the second; without a zone it is UTC.
-
-    Raises:
-      ValueError: it is neither.
-    """
-    moment = datetime.datetime.fromisoformat(text)
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
-    return np.datetime64(moment, "s")
 
 
 def net_returns(lines: Interactions) -> Interactions:

@@ -24,11 +24,11 @@ from aejax.interactions import (
     Vocabulary,
     customers_of_products,
     histories_of,
-    moment_of,
     net_returns,
 )
 from aejax.matrix import history_matrix
 from aejax.models import Model, unknown_customers
+from aejax.moments import moment_of
 
 COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
 
@@ -151,7 +151,8 @@ def known_at(lines: Interactions, on: str) -> Known:
         the day of the last order to that order.
 
     Raises:
-      InputError: it is neither a date nor a time, or not in the period of the orders, or the orders have no dates.
+      InputError: it is neither a date nor a time, or before the first order or after the day of the last, or the orders
+        have no dates.
     """
     if lines.at is None:
         raise InputError(
@@ -164,7 +165,7 @@ def known_at(lines: Interactions, on: str) -> Known:
         raise InputError(f'--on is "{on}"; expected a date such as {last.astype("datetime64[D]")}') from None
     day = moment.astype("datetime64[D]")
     end = moment if _has_time(on) else (day + np.timedelta64(1, "D")).astype("datetime64[s]") - np.timedelta64(1, "s")
-    if end < first or moment > last:
+    if end < first or day > last.astype("datetime64[D]"):
         place = "before the first" if end < first else "after the last"
         raise InputError(f"--on {on} is {place} order of this run, whose orders are of {first} to {last}")
     is_known = lines.at <= end

@@ -37,7 +37,7 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-FORMAT = 1
+FORMAT = 2
 LOCK = ".lock"
 
 

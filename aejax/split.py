@@ -14,8 +14,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from aejax.errors import InputError
-from aejax.interactions import TEST, TRAIN, VALIDATION, Histories, Interactions, histories_of, moment_of, net_returns
+from aejax.interactions import TEST, TRAIN, VALIDATION, Histories, Interactions, histories_of, net_returns
 from aejax.matrix import user_item_matrix
+from aejax.moments import moment_of
 
 _NOTES = {
     "last-order": "other customers' orders after a customer's last order are visible to the model",

@@ -96,6 +96,12 @@ def test_a_config_is_frozen():
             if protocol != "time"
         ),
         (SplitConfig, {"cut": "last May"}, '--cut is "last May"; expected a date such as 2024-05-01'),
+        (
+            SplitConfig,
+            {"cut": "9999-12-31T23:59-14:00"},
+            '--cut is "9999-12-31T23:59-14:00"; expected a date such as 2024-05-01',
+        ),
+        (SplitConfig, {"cut": "2024-03-01+02:00"}, '--cut is "2024-03-01+02:00"; expected a date such as 2024-05-01'),
         (SplitConfig, {"cut": "2024-02-30"}, '--cut is "2024-02-30"; expected a date such as 2024-05-01'),
         (TrainingConfig, {"device": "abacus"}, '--device is "abacus"; expected cpu, gpu or tpu'),
         (TrainingConfig, {"seed": -1}, "--seed is -1; expected 0 to 2147483647"),

@@ -279,6 +279,21 @@ def test_the_items_side_refuses_what_loses_its_digits_and_nothing_else(tiny_line
     assert refused[0] and not refused[-1]
 
 
+@pytest.mark.parametrize("values", ["quantity", "binary"])
+def test_the_users_side_refuses_what_float32_cannot_score(tiny_lines, values):
+    """What is inverted in float64 is scored in float32: more customers than products, K is not of full rank."""
+    refused = []
+    for l2 in np.geomspace(1e-6, 0.1, 11):
+        settings = EASESettings(l2=l2, values=values, side="users")
+        found = scores_or_refusal(tiny_lines, settings)
+        refused.append(found is None)
+        if found is not None:
+            expected = slow_twin(tiny_lines, settings)
+            np.testing.assert_allclose(found, expected, atol=1e-2 * np.abs(expected).max())
+    assert refused == sorted(refused, reverse=True)
+    assert refused[0] and not refused[-1]
+
+
 @pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
 @pytest.mark.parametrize("l2", [1e-6, 1e-5, 1e-4, 0.1, 10.0])
 def test_a_ridge_that_fit_refuses_is_refused_with_shared_eigenvectors_too(tiny_lines, side, l2, monkeypatch):

@@ -316,7 +316,9 @@ def test_nothing_after_the_day_is_read(tiny_lines, titles):
         ("2024-03-01", 2, "2024-03-01T23:59:59"),
         ("2024-03-01T09:00", 1, "2024-03-01T09:00:00"),
         ("2024-03-01T10:00+01:00", 1, "2024-03-01T09:00:00"),
+        ("2024-03-01 10:00+01:00", 1, "2024-03-01T09:00:00"),
         ("2024-03-04", 2, "2024-03-04T23:59:59"),
+        ("2024-03-05T23:00", 3, "2024-03-05T12:00:00"),
         ("2024-03-05", 3, "2024-03-05T12:00:00"),  # the last order's day ends with that order
     ],
 )
@@ -346,6 +348,8 @@ def test_orders_after_the_day_are_counted_and_not_their_lines(tiny_lines):
         ("1.5.2024", '--on is "1.5.2024"; expected a date such as 2024-12-'),
         ("2024-02-30", '--on is "2024-02-30"; expected a date'),
         ("", '--on is ""; expected a date'),
+        ("0001-01-01T00:00+14:00", r'--on is "0001-01-01T00:00\+14:00"; expected a date'),
+        ("2024-03-01+02:00", r'--on is "2024-03-01\+02:00"; expected a date'),
     ],
 )
 def test_a_day_that_the_orders_do_not_reach_is_refused(tiny_lines, on, says):

@@ -34,7 +34,7 @@ class Common:
     test_share: float = 0.1
     """time: share of the period that is held out."""
     cut: str | None = None
-    """time: the date that starts the test part, in place of --test-share."""
+    """time: the date that starts the test part (UTC; 2024-05-01T18:00 is a time of it), in place of --test-share."""
     repeat: Literal["exclude", "include"] = "exclude"
     """Whether what a customer has bought before counts as a target and may be recommended."""
     values: str | None = None
@@ -247,8 +247,8 @@ def recommend(
       out: a .csv or .parquet file; default RUN/recommendations.csv.
       customers: a CSV file with a column customer_id (or one id a line): only these customers.
       repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
-      on: the date as of which customers are scored, such as 2024-05-01: what happened after that day is not looked at;
-        default: the last order's.
+      on: the date as of which customers are scored, such as 2024-05-01 (UTC; 2024-05-01T18:00 is a time of it): what
+        happened after it is not looked at; default: the last order's.
       include_new: share of a list's places that products without a purchase get, the best by their attributes; for a
         run fitted with --new-products.
     """

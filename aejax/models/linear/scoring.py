@@ -129,7 +129,10 @@ class UserWeights:
 
     def encode(self, histories: Histories) -> UserBatch:
         """Histories of n customers -> a batch on the host."""
-        matrix = self.settings.history_matrix(histories)
+        return self.batch(self.settings.history_matrix(histories))
+
+    def batch(self, matrix: sp.csr_array) -> UserBatch:
+        """Rows of n customers, `[n, I]` float32, which are scaled in place -> a batch on the host."""
         matrix.data *= self.scale[matrix.indices]
         overlap = solve.empty(matrix.shape[0], self.back.shape[1])
 

@@ -18,6 +18,7 @@ from aejax import devices, dissection, memory, solve
 from aejax.batching import sparse_rows
 from aejax.interactions import Interactions
 from aejax.matrix import from_state, scale_rows, to_state, weighted_rows
+from aejax.models.linear.accuracy import check_scores
 from aejax.models.linear.pseudo_users import attribute_rows
 from aejax.models.linear.scoring import ItemWeights, Refinement, UserWeights, lower_half, whole_of
 from aejax.models.linear.settings import EASESettings
@@ -337,7 +338,9 @@ def _times(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
 
 def _solve_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserWeights:
     solution = _by_users(system, settings, factors)
-    return user_weights(solution, solution.own(), system.scale, settings)
+    weights = user_weights(solution, solution.own(), system.scale, settings)
+    check_scores(weights, solution.inverse, solution.columns, solution.targets)
+    return weights
 
 
 def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, settings: EASESettings) -> UserWeights:

@@ -1,0 +1,51 @@
+"""Whether scores between customers, which are made in float32, are those of the system that was solved."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from aejax.models.linear.scoring import UserWeights
+
+# Customers of either kind whose scores are looked at, and the most by which one may be wrong, as a share of the
+# largest.
+CUSTOMERS = 32
+LARGEST_ERROR = 1e-2
+# Steps of refinement with sums in float64, for which any M that can be refined at all is enough.
+STEPS = 6
+
+
+def check_scores(model: UserWeights, inverse: np.ndarray, columns: sp.csr_array, targets: sp.csr_array) -> None:
+    """Refuses what float32 cannot score, though it may have been solved in float64: refinement runs away once
+    `|K|` is about `1 / eps`, and a score is a small difference where a product's own share is large.
+
+    Those customers of train are scored on whose rows the ridge is weakest, and as many others, by the model and with
+    sums in float64.
+
+    Args:
+      model: what is checked.
+      inverse: M, `[U, U]`, in the floats in which it was solved.
+      columns: `Xw'`, `[I, U]`.
+      targets: `Yw'`, `[I, U]`.
+
+    Raises:
+      numpy.linalg.LinAlgError: the two differ by more than `LARGEST_ERROR`.
+    """
+    own, scale, ridge = (np.asarray(model.beside[name]) for name in ("own", "scale", "ridge"))
+    by_user = sp.csr_array(columns.T, dtype=np.float64)
+    over_ridge = sp.csr_array(by_user / ridge)
+    strength = np.asarray(over_ridge.multiply(by_user).sum(axis=1)).ravel()
+    spread = np.linspace(0, len(strength) - 1, CUSTOMERS).astype(int)
+    chosen = np.unique(np.append(spread, np.argsort(-strength)[:CUSTOMERS]))
+    rows = by_user[chosen]
+    found = np.asarray(model.scores(model.batch(sp.csr_array(rows, dtype=np.float32))))
+    scaled = rows.toarray() * scale
+    overlap = scaled @ over_ridge.T
+    solved, left = np.zeros_like(overlap), overlap
+    for _ in range(STEPS):
+        solved += left.astype(inverse.dtype) @ inverse
+        left = overlap - solved - (solved @ over_ridge) @ by_user.T
+    expected = (solved @ targets.T + (solved @ columns.T - scaled) * own) / scale
+    # Of one that is not finite too.
+    if not np.abs(found - expected).max() <= LARGEST_ERROR * np.abs(expected).max():
+        raise np.linalg.LinAlgError

@@ -1,0 +1,25 @@
+"""Dates and times as a user writes them."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+
+
+def moment_of(text: str) -> np.datetime64:
+    """An ISO date, or date, `T` or space, and time -> that moment in UTC, to the second; without a zone it is UTC.
+
+    Raises:
+      ValueError: it is neither, or in UTC not of the years 1 to 9999.
+    """
+    # A date with a zone is no date, which Python reads as a time.
+    if len(text) > len("2024-05-01") and text[10] not in "T ":
+        raise ValueError(text)
+    moment = datetime.datetime.fromisoformat(text)
+    if moment.tzinfo is not None:
+        try:
+            moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+        except OverflowError:
+            raise ValueError(text) from None
+    return np.datetime64(moment, "s")
