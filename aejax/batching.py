@@ -43,7 +43,8 @@ class Batch(NamedTuple):
 
 
 class SparseRows(NamedTuple):
-    """A user-item matrix on the device, with one empty row behind the last for the padding of batches.
+    """A sparse matrix on the device, `[U, I]` as here or `[I, U]`, with one empty row behind the last for the padding
+    of batches.
 
     Attributes:
       starts: `[U + 2]` int32, where each row begins.

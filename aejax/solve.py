@@ -1,8 +1,9 @@
 """The inverse of a large symmetric positive definite matrix, by matrix products alone: in half its memory, which may be
 an accelerator's, or in its place on a CPU.
 
-LAPACK is called for blocks of `BLOCK` rows at most, whatever the size of the matrix: its own factorisations of matrices
-of tens of thousands of rows are not equally sound in every build of BLAS.
+LAPACK is called for blocks of `BLOCK` rows at most, whatever the size of the matrix, but by `exact_inverse`, which is
+for a few thousand rows: its own factorisations of matrices of tens of thousands of rows are not equally sound in every
+build of BLAS.
 """
 
 from __future__ import annotations
@@ -125,7 +126,10 @@ def exact_inverse(panel: Callable[[int, int], np.ndarray], size: int) -> np.ndar
 
 def _invert_exactly(square: np.ndarray) -> None:
     """A symmetric positive definite matrix `[n, n]` float64 becomes its inverse; what lies above its diagonal is not
-    used.
+    used, but must be finite.
+
+    Raises:
+      numpy.linalg.LinAlgError: it is not positive definite, or not finite.
     """
     if not np.isfinite(square).all():
         raise np.linalg.LinAlgError

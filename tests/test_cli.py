@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from aejax import experiment, recommendation
 from aejax.experiment import fitting
 from tests.shops import run, write_shop
 
@@ -360,6 +361,9 @@ def test_recommend_as_of_a_day(shop, tmp_path, capsys):
         assert [part for part in learned if part not in said] == [] and ("learned" in said) == bool(learned)
         rows = pd.read_csv(folder / "recommendations.csv", dtype=str)
         assert len(rows) == 3 * 41
+        assert "Note:" in said and "--cut" not in said  # which may be refused
+    assert run("recommend", folder, "--on", dates.max()) == 0
+    assert "after --on" not in " ".join(capsys.readouterr().out.split())
     for on, says in (
         ("2024-09-01", "--on 2024-09-01 is after the last order of this run, whose orders are of 2024-01-0"),
         ("2023-09-01", "is before the first order"),
@@ -369,6 +373,42 @@ def test_recommend_as_of_a_day(shop, tmp_path, capsys):
         message = capsys.readouterr().err
         assert says in message and message.count("\n") == 1
     assert not (tmp_path / "r.csv").exists()
+
+
+@pytest.fixture(scope="module")
+def recency(shop, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recency") / "run"
+    assert run("fit", shop, "--model", "own-recency", "--split", "time", "--run", folder) == 0
+    return folder
+
+
+def test_recommendations_on_a_day_are_those_of_the_orders_cut_at_it(recency, tmp_path, capsys):
+    """Row by row, with ages counted to the end of the day, on which nobody bought."""
+    loaded = experiment.load_run(recency)
+    lines, data = loaded.prepared.interactions, loaded.prepared.dataset
+    days = set(lines.at.astype("datetime64[D]"))
+    day = next(day for day in np.arange("2024-03-01", "2024-04-01", dtype="datetime64[D]") if day not in days)
+    end = (day + 1).astype("datetime64[s]") - np.timedelta64(1, "s")
+    assert run("recommend", recency, "--top", 3, "--on", day, "--repeat", "include", "--out", tmp_path / "r.csv") == 0
+    known, customers = lines.take(lines.at <= end), list(data.customers["customer_id"])
+    assert 0 < len(known) < len(lines)
+    titles = data.products.set_index("sku")["title"]
+    frames = recommendation.recommend(
+        loaded.model, known, customers, titles, top=3, repeat="include", as_of=np.datetime64(end, "s")
+    )
+    found = pd.read_csv(tmp_path / "r.csv", dtype={"customer_id": str, "sku": str})
+    pd.testing.assert_frame_equal(found, pd.concat(frames, ignore_index=True), check_dtype=False, rtol=1e-6)
+
+
+def test_a_model_that_was_fitted_again_has_learned_from_validation_too(recency, capsys):
+    """A day from which on train has nothing, but what the model was fitted on last has."""
+    parts = experiment.load_run(recency).prepared.split
+    day = parts.train.at.max().astype("datetime64[D]")
+    assert day < parts.refit.at.max().astype("datetime64[D]")
+    capsys.readouterr()
+    assert run("recommend", recency, "--on", day, "--top", 3) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"but the model has learned from orders up to {parts.refit.at.max()}" in said
 
 
 def test_damaged_or_misplaced_files_have_a_message(fitted, shop, tmp_path, capsys):

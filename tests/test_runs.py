@@ -136,7 +136,7 @@ def test_a_file_that_fails_halfway_leaves_the_older_one(tmp_path):
 def test_a_run_of_another_version_says_so(tmp_path, number):
     """Of version 1 is what the linear autoencoders stored before they were scored between customers."""
     (tmp_path / "config.json").write_text(f'{{"format": {number}}}')
-    with pytest.raises(InputError, match="another version of aejax .*this version reads 2.*; fit it again"):
+    with pytest.raises(InputError, match=r"another version of aejax .*this version reads 2.*; fit it again"):
         runs.read_config(tmp_path)
 
 

@@ -62,7 +62,8 @@ def evaluate_run(run: Run) -> dict[str, Any]:
 
 
 def known_on(run: Run, on: str | None) -> tuple[recommendation.Known | None, str]:
-    """What a run's data know on a day (None: no day is given), and a sentence on what of the run is later than that.
+    """What a run's data know on a day (None: no day is given), and a sentence on what of the run is later than that,
+    empty where nothing is.
 
     Raises:
       InputError: see `recommendation.known_at`.
@@ -70,15 +71,15 @@ def known_on(run: Run, on: str | None) -> tuple[recommendation.Known | None, str
     if on is None:
         return None, ""
     known = recommendation.known_at(run.prepared.interactions, on)
+    if not known.later:
+        return known, ""
     parts = run.prepared.split
     learned = (parts.train if parts.refit is None else parts.refit).at
     assert learned is not None
     noun = "order lines" if run.prepared.interactions.order is None else "orders"
     note = f"{known.later:,} {noun} after --on {on} were not looked at"
     if learned.max() > known.as_of:
-        note += (
-            f", but the model has learned from orders up to {learned.max()}; a fit with --split time --cut {on} has not"
-        )
+        note += f", but the model has learned from orders up to {learned.max()}"
     return known, note
 
 

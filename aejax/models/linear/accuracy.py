@@ -9,7 +9,7 @@ from aejax.models.linear.scoring import UserWeights
 
 # Customers of either kind whose scores are looked at, and the most by which one may be wrong, as a share of the
 # largest.
-CUSTOMERS = 32
+CUSTOMERS = 16
 LARGEST_ERROR = 1e-2
 # Steps of refinement with sums in float64, for which any M that can be refined at all is enough.
 STEPS = 6

@@ -1,4 +1,4 @@
-"""A fitted linear autoencoder, as a matrix between products or between the customers of train and products."""
+"""A fitted linear autoencoder, as a matrix between products or between the customers of train."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def memory_needed(side: str, users: int, items: int) -> float:
     elif side == "users":
         wide = 2 if users <= EXACT else 1  # in float64
         # the inverse; beside it, of which the half that is stored is made, what the diagonal is made of
-        floats = wide * (max(inverse * between_users, between_users + 4 * at_once * users))
+        floats = wide * (max(inverse * between_users, between_users + at_once * (4 * users + 2 * items)))
     else:
         blocks = 4 * at_once * (users + items)
         # the inverse and the weights; beside them what is being multiplied out, then the half that is stored and, once
@@ -223,7 +223,8 @@ class UserSolution:
         """
         solved = _times(rows, self.inverse)
         if self._is_refined:
-            through = np.asarray(self.columns @ solved.T) / self.ridge[:, None].astype(np.float32)
+            through = np.asarray(self.columns @ solved.T)
+            through /= self.ridge[:, None].astype(np.float32)
             left = rows.toarray() - solved - np.asarray(self.columns.T @ through).T
             solved += left @ self.inverse
         return solved
