@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import datetime
 
-import numpy as np
 
-
-def moment_of(text: str) -> np.datetime64:
-    """An ISO date, or date, `T` or space, and time -> that moment in UTC, to the second; without a zone it is UTC.
+def moment_of(text: str) -> datetime.datetime:
+    """An ISO date, or date, `T` or space, and time -> that moment in UTC, without its zone; without one it is UTC.
 
     Raises:
       ValueError: it is neither, or in UTC not of the years 1 to 9999.
@@ -22,4 +20,4 @@ def moment_of(text: str) -> np.datetime64:
             moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
         except OverflowError:
             raise ValueError(text) from None
-    return np.datetime64(moment, "s")
+    return moment

@@ -160,7 +160,7 @@ def known_at(lines: Interactions, on: str) -> Known:
         )
     first, last = lines.at.min(), lines.at.max()
     try:
-        moment = moment_of(on)
+        moment = np.datetime64(moment_of(on), "s")
     except ValueError:
         raise InputError(f'--on is "{on}"; expected a date such as {last.astype("datetime64[D]")}') from None
     day = moment.astype("datetime64[D]")

@@ -326,7 +326,7 @@ def _split_time(lines: Interactions, test_share: float, cut: str | None, repeat:
             f"--split time needs orders of different dates, and all of these are of {first}; try --split users"
         )
     if cut is not None:
-        test_from = moment_of(cut)
+        test_from = np.datetime64(moment_of(cut), "s")
         if not first < test_from <= last:
             raise InputError(f"--cut {cut} is not inside the period of the orders, {first} to {last}")
         stretch = last - test_from
