@@ -18,6 +18,7 @@ from aejax.interactions import Features
 from aejax.matrix import user_item_matrix
 from aejax.models.popularity import CategoryPopularitySettings, fit_category
 from aejax.split import split
+from aejax.tasks import evaluate_tasks
 from tests.shops import run, write_shop
 
 
@@ -38,7 +39,7 @@ class Table:
 def test_a_cold_list_holds_cold_products_alone_and_a_mixed_one_all_that_is_unseen(tiny_lines):
     parts = split(tiny_lines, protocol="cold-items")
     table = np.random.default_rng(0).random((60, 30)).astype(np.float32)
-    result = evaluation.evaluate_tasks(Table(table, tiny_lines.users.ids), parts.tasks, chunk=7)
+    result = evaluate_tasks(Table(table, tiny_lines.users.ids), parts.tasks, chunk=7)
     history = user_item_matrix(parts.refit).toarray() > 0
     bought = user_item_matrix(tiny_lines).toarray() > 0
     cold = ~history.any(axis=0)
@@ -223,7 +224,7 @@ def test_tune_searches_the_weight_where_there_are_attributes(shop, tmp_path):
     out = tmp_path / "tuned"
     assert run("tune", shop, "--model", "ease", "--split", "cold-items", "--trials", 10, "--run", out) == 0
     trials = [json.loads(line)["settings"] for line in (out / "trials.jsonl").read_text().splitlines()]
-    assert trials[0] == {"l2": 500.0, "user_power": 0.0, "attribute_weight": 0.0}
+    assert trials[0]["attribute_weight"] == 0.0 and trials[0]["l2"] == 500.0
     assert len({trial["attribute_weight"] for trial in trials}) > 2
 
 

@@ -126,7 +126,7 @@ _RIDGE = {
     "user_power": Range(0.0, 1.0, step=0.125),
     "values": Choice(("binary", "log1p-orders", "recency")),
     # So that trials meet at the same value: what is made for one serves all of them.
-    "half_life": Choice(("30", "60", "120", "240")),
+    "half_life": Choice(("30", "60", "90", "180", "360")),
     "attribute_weight": Choice(("0.0", "1.0", "2.0", "4.0", "8.0", "16.0", "32.0")),
 }
 _DROPOUT = {**_RIDGE, "dropout": Range(0.0, 0.8)}
