@@ -29,7 +29,7 @@ def test_the_best_trial_is_the_settings_file_and_fit_takes_it(shop, tmp_path, ca
     assert "aejax fit" in capsys.readouterr().out
     trials = trials_of(out)
     assert [trial["trial"] for trial in trials] == list(range(12))
-    assert trials[0]["settings"] == {"l2": 500.0, "user_power": 0.0}  # the defaults first
+    assert trials[0]["settings"] == {"l2": 500.0, "user_power": 0.0, "values": "binary"}  # the defaults first
     assert len({trial["settings"]["l2"] for trial in trials}) == 12
     best = max(trials, key=lambda trial: trial["validation"])
     chosen = json.loads((out / "settings.json").read_text())["ease"]
@@ -47,10 +47,40 @@ def test_trials_that_differ_in_the_ridge_share_a_factorisation(shop, tmp_path, m
     made = []
     original = linear.solving.scipy.linalg.eigh
     monkeypatch.setattr(linear.solving.scipy.linalg, "eigh", lambda *a, **o: made.append(1) or original(*a, **o))
-    assert run("tune", shop, "--model", "ease", "--set", "user_power=0", "--trials", 6, "--run", tmp_path / "one") == 0
+    assert (
+        run(
+            "tune",
+            shop,
+            "--model",
+            "ease",
+            "--set",
+            "user_power=0",
+            "values=binary",
+            "--trials",
+            6,
+            "--run",
+            tmp_path / "one",
+        )
+        == 0
+    )
     assert len(made) == 1
     made.clear()
-    assert run("tune", shop, "--model", "ease", "--set", "l2=50", "--trials", 4, "--run", tmp_path / "each") == 0
+    assert (
+        run(
+            "tune",
+            shop,
+            "--model",
+            "ease",
+            "--set",
+            "l2=50",
+            "values=binary",
+            "--trials",
+            4,
+            "--run",
+            tmp_path / "each",
+        )
+        == 0
+    )
     powers = [trial["settings"]["user_power"] for trial in trials_of(tmp_path / "each")]
     assert len(made) == 1 + sum(one != other for one, other in itertools.pairwise(powers)) > 1
 
@@ -76,7 +106,7 @@ def test_values_are_searched_where_products_are_bought_again(again, dated, tiny_
     lines = tiny_lines if again else tiny_lines.take(np.sort(first))
     lines = lines if dated else dataclasses.replace(lines, at=None)
     silent = tuning._saying_nothing(lines, registry.family("rdlae"))
-    assert silent == (set() if again and dated else {"values", "half_life"})
+    assert silent == (set() if again and dated else {"values"})
     bare = dataclasses.replace(lines, item_features=None)
     assert tuning._saying_nothing(bare, registry.family("rdlae")) == silent | {"attribute_weight"}
 
@@ -190,7 +220,7 @@ def test_the_half_life_of_a_rule_is_tuned(model, shop, tmp_path):
         (["--model", "own-frequency"], "model own-frequency has no setting left to tune"),
         (["--model", "ease", "--trials", "0"], "--trials is 0"),
         (["--model", "ease", "--split", "reconstruction"], "no validation part"),
-        (["--model", "ease", "--set", "l2=1", "user_power=0"], "no setting left to tune"),
+        (["--model", "ease", "--set", "l2=1", "user_power=0", "values=orders"], "no setting left to tune"),
         (["--model", "eas"], 'did you mean "ease"'),
     ],
 )

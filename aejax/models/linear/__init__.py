@@ -126,14 +126,13 @@ _RIDGE = {
     "user_power": Range(0.0, 1.0, step=0.125),
     "values": Choice(("binary", "log1p-orders", "recency")),
     # So that trials meet at the same value: what is made for one serves all of them.
-    "half_life": Choice(("30", "60", "90", "180", "360")),
     "attribute_weight": Choice(("0.0", "1.0", "2.0", "4.0", "8.0", "16.0", "32.0")),
 }
 _DROPOUT = {**_RIDGE, "dropout": Range(0.0, 0.8)}
 _KNOWN: dict[str, Any] = {
     "is_network": False,
     "of_attributes": ("attribute_weight",),
-    "of_repeats": ("values", "half_life"),
+    "of_repeats": ("values",),
 }
 EASE = Family(EASESettings, _RIDGE, fit, restore, factorisation=FACTORISATION, **_KNOWN)
 EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, **_KNOWN)
