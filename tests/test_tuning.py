@@ -47,40 +47,11 @@ def test_trials_that_differ_in_the_ridge_share_a_factorisation(shop, tmp_path, m
     made = []
     original = linear.solving.scipy.linalg.eigh
     monkeypatch.setattr(linear.solving.scipy.linalg, "eigh", lambda *a, **o: made.append(1) or original(*a, **o))
-    assert (
-        run(
-            "tune",
-            shop,
-            "--model",
-            "ease",
-            "--set",
-            "user_power=0",
-            "values=binary",
-            "--trials",
-            6,
-            "--run",
-            tmp_path / "one",
-        )
-        == 0
-    )
+    common = ("tune", shop, "--model", "ease", "--values", "binary")
+    assert run(*common, "--set", "user_power=0", "--trials", 6, "--run", tmp_path / "one") == 0
     assert len(made) == 1
     made.clear()
-    assert (
-        run(
-            "tune",
-            shop,
-            "--model",
-            "ease",
-            "--set",
-            "l2=50",
-            "values=binary",
-            "--trials",
-            4,
-            "--run",
-            tmp_path / "each",
-        )
-        == 0
-    )
+    assert run(*common, "--set", "l2=50", "--trials", 4, "--run", tmp_path / "each") == 0
     powers = [trial["settings"]["user_power"] for trial in trials_of(tmp_path / "each")]
     assert len(made) == 1 + sum(one != other for one, other in itertools.pairwise(powers)) > 1
 
