@@ -191,6 +191,8 @@ def test_new_products_that_cannot_be_scored_are_refused(shop, options, share, sa
 def test_a_share_that_is_none_is_refused(new_run, tmp_path, capsys):
     assert run("recommend", new_run, "--include-new", 1.5, "--out", tmp_path / "out.csv") == 1
     assert "--include-new is 1.5; expected a share of the places, 0 to 1" in capsys.readouterr().err
+    assert run("recommend", new_run, "--include-new", 0.15, "--top", 4, "--out", tmp_path / "out.csv") == 1
+    assert "0.15 of --top 4 is less than one place; give a larger share, or --top 7" in capsys.readouterr().err
 
 
 def test_products_like_a_new_one_are_of_its_half(new_run, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,12 @@ def recommend(
             f"--include-new {include_new:g} needs a run that was fitted with --new-products and whose model uses "
             "attributes, such as ease with --set attribute_weight=4; fit it again"
         )
+    new_places = int(include_new * top + 1e-9)  # floating point: 0.3 of 10 places are 3
+    if include_new and not new_places:
+        raise InputError(
+            f"--include-new {include_new:g} of --top {top} is less than one place; give a larger share, or --top "
+            f"{math.ceil(1 / include_new)} or more"
+        )
     lines = run.prepared.interactions
     everything = onto(run.prepared.dataset.interactions, lines.users, lines.items) if include_new else None
     if everything is not None and everything.at is not None and known is not None:
@@ -120,8 +127,7 @@ def recommend(
         repeat=repeat or run.prepared.split_config.repeat,
         as_of=None if known is None else known.as_of,
         is_new=np.bincount(lines.item, minlength=len(lines.items)) == 0 if run.config.data.new_products else None,
-        # Floating point: 0.3 of 10 places are 3.
-        new_places=int(include_new * top + 1e-9),
+        new_places=new_places,
         known=everything,
     )
 
