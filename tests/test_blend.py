@@ -15,7 +15,7 @@ from aejax.errors import InputError
 from aejax.evaluation import evaluate, validator
 from aejax.experiment import blending, weighing
 from aejax.experiment.blending import BlendSettings
-from aejax.experiment.weighing import find_weights, learn_gate
+from aejax.experiment.weighing import find_weights, learn_gate, score_part
 from aejax.interactions import Interactions, Vocabulary
 from aejax.models import unknown_customers
 from aejax.models.blend import Blend, Gate, GateWeights, OwnBatch, gated, standardise
@@ -75,7 +75,7 @@ def test_a_blend_is_at_least_its_best_part_on_validation(parts):
     names = ("popularity", "ease", "itemknn")
     selected = dataclasses.replace(parts, refit=None)
     alone = [experiment.fit_model(n, registry.make_settings(n, {}), selected, seed=0) for n in names]
-    weights = find_weights([one.model for one in alone], parts.validation)
+    weights = find_weights(score_part([one.model for one in alone], parts.validation))
     assert sum(weights) == pytest.approx(1.0) and min(weights) >= 0
     fitted = experiment.fit_model("blend", BlendSettings(parts=names), parts, seed=0)
     assert fitted.validation >= max(one.validation for one in alone) - 1e-6
@@ -105,7 +105,7 @@ def test_two_parts_that_know_different_things_are_both_kept(parts):
             return np.where(known, truth[batch] * 4.0 + noise, noise).astype(np.float32)
 
     rng_noise = rng.normal(0.0, 1.0, (2, *truth.shape))
-    weights = find_weights([Half(0), Half(1)], part)
+    weights = find_weights(score_part([Half(0), Half(1)], part))
     assert min(weights) > 0.2
 
 
@@ -127,7 +127,7 @@ def test_the_search_finds_more_than_its_starts(parts):
     """Two parts of unequal noise: the best weights are neither one of them nor the same for both."""
     part = parts.validation
     models = [Noisy(part, 0.6, 1), Noisy(part, 1.5, 2)]
-    weights = find_weights(models, part)
+    weights = find_weights(score_part(models, part))
     assert weights[0] > weights[1] > 0
 
     def score(weights):
@@ -137,7 +137,7 @@ def test_the_search_finds_more_than_its_starts(parts):
 
 
 def test_weights_that_lose_on_all_customers_give_way_to_the_best_part(parts, monkeypatch):
-    monkeypatch.setattr(blending, "find_weights", lambda models, part: (1.0, 0.0, 0.0))
+    monkeypatch.setattr(blending, "find_weights", lambda scored: (1.0, 0.0, 0.0))
     fitted = experiment.fit_model("blend", BlendSettings(parts=("popularity", "ease", "itemknn")), parts, seed=0)
     (record,) = [line for line in fitted.log if line["stage"] == "blend"]
     best = max(record["parts"], key=record["parts"].get)
@@ -151,7 +151,7 @@ def test_weights_may_come_from_some_of_the_customers(parts, monkeypatch):
     encoded, encode = [], Noisy.encode
     monkeypatch.setattr(Noisy, "encode", lambda model, some: encoded.append(some) or encode(model, some))
     monkeypatch.setattr(weighing, "CELLS", 5 * part.targets.shape[1])
-    weights = find_weights(models, part)
+    weights = find_weights(score_part(models, part))
     assert weights[0] > weights[1]
     asked = np.concatenate([histories.lines.users.ids for histories in encoded[::2]])
     everyone = part.inputs.lines.users.ids
@@ -308,9 +308,9 @@ class Again:
 def test_a_gate_weighs_what_is_bought_again_by_how_active_the_customer_is():
     lines, part = two_kinds_of_customers()
     models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
-    weights = find_weights(models, part)
+    weights = find_weights(score_part(models, part))
     fixed = validator(part, once=True)(Blend(models, weights, [0, 1]))
-    learned = learn_gate(models, weights, lines, part)
+    learned = learn_gate(score_part(models, part, lines), weights)
     blend = Blend(models, weights, [0, 1], learned.gate)
     assert learned.without_gate == pytest.approx(fixed)
     # One weight for all cannot be right for both halves of the customers.
@@ -330,7 +330,7 @@ def test_what_a_gate_is_worth_comes_from_customers_that_it_has_not_learned_from(
     )
     monkeypatch.setattr(weighing, "_ndcg", lambda weights, example: scored.append(example) or ndcg(weights, example))
     models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
-    learn_gate(models, [0.5, 0.5], lines, part)
+    learn_gate(score_part(models, part, lines), [0.5, 0.5])
     for half, other in zip(learned_from[:2], scored[:2], strict=True):
         assert half.sum() == 30 and not (half & (other.counts > 0)).any()
     assert learned_from[2].sum() == 60  # the gate that is kept learns from everyone
@@ -369,7 +369,7 @@ def test_a_gate_is_kept_where_it_is_better_and_not_asked_for_where_it_says_nothi
 
 
 def test_a_gate_may_use_a_part_that_has_no_fixed_weight(shop, monkeypatch):
-    monkeypatch.setattr(blending, "find_weights", lambda models, part: (1.0, 0.0))
+    monkeypatch.setattr(blending, "find_weights", lambda scored: (1.0, 0.0))
     parts = experiment.prepare(DataConfig(str(shop)), SplitConfig("time", repeat="include")).split
     settings = BlendSettings(parts=("own-frequency", "ease"), gate=True)
     blend = experiment.fit_model("blend", settings, dataclasses.replace(parts, refit=None), seed=0).model
@@ -416,7 +416,7 @@ def test_a_gate_sees_what_is_due():
     targets = Interactions(user, item, np.ones(len(user), np.int32), *names)
     as_of = np.full(80, np.datetime64(102 * 86_400, "s"))
     part = held_out(lines, targets, seen=None, repeat="include", as_of=as_of)
-    learned = learn_gate([Again(part, 1.0, 1), Again(part, -1.0, 2)], [1.0, 0.0], lines, part)
+    learned = learn_gate(score_part([Again(part, 1.0, 1), Again(part, -1.0, 2)], part, lines), [1.0, 0.0])
     assert learned.with_gate > 0.95 > learned.without_gate + 0.1
 
 
@@ -447,7 +447,7 @@ def test_the_share_of_repeats_that_a_gate_predicts_is_the_one_that_was_bought(mo
     monkeypatch.setattr(weighing, "CANDIDATES", 6)
     lines, part = two_kinds_of_customers()
     models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
-    blend = Blend(models, [0.6, 0.4], [0, 1], learn_gate(models, [0.6, 0.4], lines, part).gate)
+    blend = Blend(models, [0.6, 0.4], [0, 1], learn_gate(score_part(models, part, lines), [0.6, 0.4]).gate)
     batch = blend.encode(part.inputs)
     share = np.asarray(blend.share_of_repeats(batch, blend.scores(batch)))
     many = np.arange(60) // 2 % 2 == 1

@@ -23,7 +23,7 @@ import numpy as np
 from aejax import evaluation, registry, rhythm
 from aejax.errors import InputError
 from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit, select, tell
-from aejax.experiment.weighing import find_weights, learn_gate, may_repeat
+from aejax.experiment.weighing import find_weights, learn_gate, may_repeat, score_part
 from aejax.models import Family, Model
 from aejax.models.blend import Blend, Gate
 from aejax.split import Split
@@ -104,27 +104,34 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
     models = [selected[name].model for name in names]
     alone: dict[str, Any] = {name: one.validation for name, one in selected.items()}
     epochs = {name: one.epochs for name, one in selected.items()}
-    weights = find_weights(models, parts.validation) if given is None else [weight for weight in given if weight > 0]
     validate = evaluation.validator(parts.validation, once=True)
-    score = validate(Blend(models, weights, range(len(names))))
-    if given is None and score < max(alone.values()):
-        # Weights from some of the customers may lose on all of them.
-        best = max(alone, key=alone.__getitem__)
-        weights, score = [float(name == best) for name in names], alone[best]
-    kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if weight > 0]
     gate, worth = None, {}
-    gated = settings.gate is not False and rhythm.is_timed(parts.train) and may_repeat(parts.validation)
-    if given is None and gated:
-        learned = learn_gate(models, weights, parts.train, parts.validation)
-        worth = {"with_gate": learned.with_gate, "without_gate": learned.without_gate}
-        if settings.gate or learned.with_gate > learned.without_gate:
-            gate, score, kept = learned.gate, learned.with_gate, list(zip(names, weights, strict=True))
+    if given is None:
+        gated = settings.gate is not False and rhythm.is_timed(parts.train) and may_repeat(parts.validation)
+        scored = score_part(models, parts.validation, parts.train if gated else None)
+        weights = find_weights(scored)
+        whole = len(scored.part) == len(parts.validation)
+        score = scored.ndcg(weights) if whole else validate(Blend(models, weights, range(len(names))))
+        if score < max(alone.values()):
+            # Weights from some of the customers may lose on all of them.
+            best = max(alone, key=alone.__getitem__)
+            weights, score = tuple(float(name == best) for name in names), alone[best]
+        if gated:
+            learned = learn_gate(scored, weights)
+            worth = {"with_gate": learned.with_gate, "without_gate": learned.without_gate}
+            if settings.gate or learned.with_gate > learned.without_gate:
+                gate, score = learned.gate, learned.with_gate
+        del scored  # the refits may need the memory
+    else:
+        weights = [weight for weight in given if weight > 0]
+        score = validate(Blend(models, weights, range(len(names))))
+    kept = [(name, weight) for name, weight in zip(names, weights, strict=True) if weight > 0 or gate is not None]
     weighed = dict(zip(names, map(float, weights), strict=True))
     tell("blend", {"weights": weighed, "validation": score, **worth, "parts": alone}, hooks)
     models = [selected[name].model for name, _ in kept]
     if parts.refit is not None:
         selected.clear()
-        models.clear()  # the refits may need the memory
+        models.clear()
         for name, _ in kept:
             own = settings.of(name)
             models.append(refit(name, own, parts.refit, epochs[name], seed=seed, hooks=hooks_of[name]))

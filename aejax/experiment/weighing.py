@@ -34,56 +34,104 @@ STEPS = 100
 CANDIDATES = 256
 
 
-def _as_many_as_fit(part: HeldOut) -> HeldOut:
-    """The part, or of its customers as many, spread evenly, as `CELLS` holds the scores of."""
+class Example(NamedTuple):
+    """Customers of the validation part, scored.
+
+    Attributes:
+      scores: `[P, B, I]`, standardised, of the parts.
+      own: what the customers have bought, for a gate; None where there is none.
+      seen: `[B, L]` items padded with I, what must not be recommended.
+      targets: `[B, L]` items padded with I.
+      counts: `[B]`, number of targets, 0 for padding.
+      offered: `[I]` bool, what may be recommended; None: everything.
+    """
+
+    scores: jax.Array
+    own: OwnBatch | None
+    seen: jax.Array
+    targets: jax.Array
+    counts: jax.Array
+    offered: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """The validation part, scored once by every part of a blend.
+
+    Attributes:
+      part: its customers, or of many as many, spread evenly, as `CELLS` holds the scores of.
+      examples: the same, scored, a chunk of customers each.
+      start: a gate that gives every part the same weight, with the features' scales; None where none is to be learned.
+    """
+
+    part: HeldOut
+    examples: Sequence[Example]
+    start: Gate | None
+
+    @property
+    def parts(self) -> int:
+        """P."""
+        return len(self.examples[0].scores)
+
+    def ndcg(self, weights: Sequence[float] | np.ndarray | GateWeights) -> float:
+        """Mean NDCG@100 with a weight for each part, or with those of a gate."""
+        at = weights if isinstance(weights, GateWeights) else jnp.asarray(weights, dtype=jnp.float32)
+        totals = [_ndcg(at, example) for example in self.examples]
+        return float(jax.device_get(jnp.stack(totals).sum())) / len(self.part)
+
+
+def score_part(models: Sequence[Model], part: HeldOut, train: Interactions | None = None) -> Scored:
+    """Score a held-out part by the parts of a blend.
+
+    Args:
+      models: the parts.
+      part: whose customers are scored; of many as many, spread evenly, as `CELLS` holds the scores of.
+      train: what the models were fitted on, with orders and dates, where a gate is to be learned; None: it is not.
+    """
     count = min(len(part), max(1, CELLS // part.targets.shape[1]))
-    return part.take(np.unique(np.linspace(0, len(part) - 1, count).round().astype(int)))
+    some = part.take(np.unique(np.linspace(0, len(part) - 1, count).round().astype(int)))
+    start = None if train is None else _start(train, some, len(models))
+    blend = Blend(models, [1.0] * len(models), range(len(models)), start)
+    offered = None if part.offered is None else jnp.asarray(part.offered)
+    examples = [
+        Example(
+            jnp.stack(blend.scores_of_parts(piece.batch)),
+            None if start is None else piece.batch[-1],
+            piece.seen,
+            piece.targets,
+            piece.counts,
+            offered,
+        )
+        for piece in evaluation.chunks(blend, some, batching.scoring_chunk(part.targets.shape[1]))
+    ]
+    return Scored(some, examples, start)
+
+
+def _logits(weights: jax.Array | GateWeights, example: Example) -> jax.Array:
+    """Scores `[B, I]` with a weight for each part `[P]`, or with those of a gate."""
+    if not isinstance(weights, GateWeights):
+        return jnp.einsum("pni,p->ni", example.scores, weights, precision="highest")
+    assert example.own is not None
+    return gated(example.scores, example.own, weights)
 
 
 @jax.jit
-def _ndcg_of_weights(
-    scores: jax.Array,
-    weights: jax.Array,
-    seen: jax.Array,
-    targets: jax.Array,
-    counts: jax.Array,
-    offered: jax.Array | None,
-) -> jax.Array:
-    """Part scores `[P, n, I]`, weights `[P]`, padded seen and targets `[n, L]`, items offered `[I]` -> summed
-    NDCG@100.
-    """
-    blended = jnp.einsum("pni,p->ni", scores, weights, precision="highest")
-    top, _ = evaluation.lists_of(blended, seen, offered)
-    return evaluation.total_ndcg(top, targets, counts, blended.shape[1])
+def _ndcg(weights: jax.Array | GateWeights, example: Example) -> jax.Array:
+    """Summed NDCG@100."""
+    logits = _logits(weights, example)
+    top, _ = evaluation.lists_of(logits, example.seen, example.offered)
+    return evaluation.total_ndcg(top, example.targets, example.counts, logits.shape[1])
 
 
-def find_weights(models: Sequence[Model], part: HeldOut) -> tuple[float, ...]:
-    """Weights that add up to 1, by coordinate ascent of NDCG@100 on the part's customers, or on as many of them, spread
-    evenly, as memory holds.
-    """
-    some = _as_many_as_fit(part)
-    together = Blend(models, [1.0] * len(models), range(len(models)))
-    scored = [
-        (jnp.stack(together.scores_of_parts(piece.batch)), piece)
-        for piece in evaluation.chunks(together, some, batching.scoring_chunk(part.targets.shape[1]))
-    ]
-
-    offered = None if part.offered is None else jnp.asarray(part.offered)
-
-    def score(weights: np.ndarray) -> float:
-        at = jnp.asarray(weights, dtype=jnp.float32)
-        totals = [
-            _ndcg_of_weights(stack, at, piece.seen, piece.targets, piece.counts, offered) for stack, piece in scored
-        ]
-        return float(jax.device_get(jnp.stack(totals).sum())) / len(some)
-
-    starts = [*np.eye(len(models)), np.full(len(models), 1.0 / len(models))]
-    best, weights = max(((score(start), start) for start in starts), key=lambda found: found[0])
+def find_weights(scored: Scored) -> tuple[float, ...]:
+    """Weights that add up to 1, by coordinate ascent of NDCG@100."""
+    starts = [*np.eye(scored.parts), np.full(scored.parts, 1.0 / scored.parts)]
+    best, weights = max(((scored.ndcg(start), start) for start in starts), key=lambda found: found[0])
     for _ in range(ROUNDS):
         before = best
-        for part_number in range(len(models)):
+        for part_number in range(scored.parts):
             for changed in _changes(weights, part_number):
-                found = score(changed)
+                found = scored.ndcg(changed)
                 # Of equals the one with a part fewer.
                 if found > best or (found == best and np.count_nonzero(changed) < np.count_nonzero(weights)):
                     best, weights = found, changed
@@ -102,26 +150,6 @@ def _changes(weights: np.ndarray, part: int) -> list[np.ndarray]:
         if changed.sum() > 0:
             changes.append(changed / changed.sum())
     return changes
-
-
-class Example(NamedTuple):
-    """Customers of the validation part, scored.
-
-    Attributes:
-      scores: `[P, B, I]`, standardised, of the parts.
-      own: what the customers have bought.
-      seen: `[B, L]` items padded with I, what must not be recommended.
-      targets: `[B, L]` items padded with I.
-      counts: `[B]`, number of targets, 0 for padding.
-      offered: `[I]` bool, what may be recommended; None: everything.
-    """
-
-    scores: jax.Array
-    own: OwnBatch
-    seen: jax.Array
-    targets: jax.Array
-    counts: jax.Array
-    offered: jax.Array | None = None
 
 
 class Candidates(NamedTuple):
@@ -160,31 +188,15 @@ def may_repeat(part: HeldOut) -> bool:
     return bought.nnz > bought.multiply(part.seen).nnz
 
 
-def learn_gate(models: Sequence[Model], weights: Sequence[float], train: Interactions, part: HeldOut) -> LearnedGate:
+def learn_gate(scored: Scored, weights: Sequence[float]) -> LearnedGate:
     """Maximum likelihood of a gate: each customer's targets are drawn from the softmax of the candidates' logits.
 
     Args:
-      models: fitted on `train`.
-      weights: fixed ones of the models, which choose the candidates.
-      train: with orders and dates.
-      part: whose targets are learned from; of many customers as many as memory is given to.
+      scored: the part whose targets are learned from, scored for a gate.
+      weights: fixed ones of the parts, which choose the candidates.
     """
-    some = _as_many_as_fit(part)
-    start = _start(train, some, len(models))
-    blend = Blend(models, [1.0] * len(models), range(len(models)), start)
-    size = batching.scoring_chunk(part.targets.shape[1])
-    offered = None if part.offered is None else jnp.asarray(part.offered)
-    examples = [
-        Example(
-            jnp.stack(blend.scores_of_parts(piece.batch)),
-            piece.batch[-1],
-            piece.seen,
-            piece.targets,
-            piece.counts,
-            offered,
-        )
-        for piece in evaluation.chunks(blend, some, size)
-    ]
+    start, examples = scored.start, scored.examples
+    assert start is not None
     fixed = jnp.asarray(weights, dtype=jnp.float32)
     pieces = [_candidates(example, fixed) for example in examples]
     candidates = Candidates(
@@ -194,23 +206,20 @@ def learn_gate(models: Sequence[Model], weights: Sequence[float], train: Interac
         jnp.concatenate([piece.is_target for piece in pieces]),
     )
     which = np.concatenate([np.arange(len(example.counts)) % 2 for example in examples])[:, None]
-    crossed = []
+    with_gate = 0.0
     for half in (0, 1):
         learned = _learn(candidates._replace(is_target=candidates.is_target & (which == half)), start.weights)
-        crossed += [_ndcg(learned, _half(example, 1 - half)) for example in examples]
-    alone = start.weights._replace(
-        parts=jnp.zeros_like(start.weights.parts).at[0].set(fixed), features=jnp.zeros_like(start.weights.features)
-    )
-    totals = [_ndcg(alone, example) for example in examples]
-    with_gate, without_gate = jax.device_get((jnp.stack(crossed).sum(), jnp.stack(totals).sum()))
+        others = dataclasses.replace(scored, examples=[_half(example, 1 - half) for example in examples])
+        with_gate += others.ndcg(learned)
     weights_of_all = _learn(candidates, start.weights)
-    gate = dataclasses.replace(start, weights=weights_of_all, line=_line(weights_of_all, examples, some))
-    return LearnedGate(gate, float(with_gate) / len(some), float(without_gate) / len(some))
+    gate = dataclasses.replace(start, weights=weights_of_all, line=_line(weights_of_all, scored))
+    return LearnedGate(gate, with_gate, scored.ndcg(weights))
 
 
-def _line(weights: GateWeights, examples: Sequence[Example], part: HeldOut) -> np.ndarray:
+def _line(weights: GateWeights, scored: Scored) -> np.ndarray:
     """`Gate.line`: maximum likelihood of the share of repeats in each customer's targets."""
-    odds = np.concatenate([np.asarray(_log_odds(weights, example)) for example in examples])[: len(part)]
+    part = scored.part
+    odds = np.concatenate([np.asarray(_log_odds(weights, example)) for example in scored.examples])[: len(part)]
     odds = odds.astype(np.float64)
     repeats = part.targets.multiply(history_matrix(part.inputs))
     share = np.asarray(repeats.sum(axis=1)).ravel() / np.maximum(np.diff(part.targets.indptr), 1)
@@ -227,7 +236,8 @@ def _line(weights: GateWeights, examples: Sequence[Example], part: HeldOut) -> n
 
 @jax.jit
 def _log_odds(weights: GateWeights, example: Example) -> jax.Array:
-    return log_odds_of_repeats(gated(example.scores, example.own, weights), example.own.items)
+    assert example.own is not None
+    return log_odds_of_repeats(_logits(weights, example), example.own.items)
 
 
 def _start(train: Interactions, part: HeldOut, parts: int) -> Gate:
@@ -265,9 +275,9 @@ def _candidates(example: Example, weights: jax.Array) -> Candidates:
     """The first `CANDIDATES` products of each customer by fixed weights `[P]` of the parts."""
     count = example.scores.shape[2]
     rows = jnp.arange(example.scores.shape[1])[:, None]
-    blended = jnp.einsum("pni,p->ni", example.scores, weights, precision="highest")
-    free = ranking.mask_items(ranking.offer_items(blended, example.offered), example.seen)
+    free = ranking.mask_items(ranking.offer_items(_logits(weights, example), example.offered), example.seen)
     _, items = ranking.top_k_items(free, min(CANDIDATES, count))
+    assert example.own is not None
     own, places = example.own, jnp.arange(items.shape[1])[None, :]
     length = own.items.shape[1]
     numbers = jnp.full((len(rows), count), length).at[rows, own.items].set(jnp.arange(length)[None, :], mode="drop")
@@ -314,10 +324,3 @@ def _learn(candidates: Candidates, start: GateWeights) -> GateWeights:
     origin = np.concatenate([np.asarray(leaf, dtype=np.float64) for leaf in start], axis=1).ravel()
     found = scipy.optimize.minimize(objective, origin, jac=True, method="L-BFGS-B", options=options)
     return _unravelled(jnp.asarray(found.x, dtype=jnp.float32), len(candidates.scores))
-
-
-@jax.jit
-def _ndcg(weights: GateWeights, example: Example) -> jax.Array:
-    logits = gated(example.scores, example.own, weights)
-    top, _ = evaluation.lists_of(logits, example.seen, example.offered)
-    return evaluation.total_ndcg(top, example.targets, example.counts, logits.shape[1])
