@@ -63,7 +63,7 @@ def scores_slowly(params, settings: NextOrderSettings, bought: dict[int, list[fl
                 math.log1p(last),
                 math.log1p(last) - p["log_interval"][i],
                 math.log1p(last) - math.log1p(own_interval),
-                p["repeat_logit"][i],
+                p["again"][i],
                 math.log1p(since_order),
             ]
         x = np.array(features) / 2
@@ -88,22 +88,6 @@ def test_scores_are_those_of_the_definition(changes, tiny_lines):
         orders = len(set(lines.order[lines.user == user].tolist()))
         expected = scores_slowly(model.params, settings, bought, orders, items)
         np.testing.assert_allclose(scores[user], expected, rtol=1e-3, atol=1e-3)
-
-
-def test_a_products_rhythm_is_that_of_its_customers(tiny_lines):
-    rhythm = nextorder.rhythm_of(tiny_lines)
-    items = len(tiny_lines.items)
-    spans, again, bought = np.zeros(items), np.zeros(items), np.zeros(items)
-    for user in range(len(tiny_lines.users)):
-        for item in range(items):
-            days = tiny_lines.at[(tiny_lines.user == user) & (tiny_lines.item == item)].astype(np.int64) / 86_400
-            if len(days):
-                spans[item] += days.max() - days.min()
-                again[item] += len(days) - 1
-                bought[item] += len(days)
-    usual, share = spans.sum() / again.sum(), (again.sum() + 0.5) / (bought.sum() + 1)
-    np.testing.assert_allclose(rhythm.interval, (spans + 3 * usual) / (again + 3))
-    np.testing.assert_allclose(rhythm.repeat_rate, (again + 3 * share) / (bought + 3))
 
 
 def test_the_collaborative_part_begins_as_the_ridge_of_linear_regression(tiny_lines):

@@ -17,13 +17,14 @@ with learned half-lives h_c. The logits are the sum of
   `X' X` (eigenvalues e), `E = V diag(e / (e + l2))`, `D = V`, of the rows `log(1 + orders)`;
 * for the customer's own products, what a layer of `own_hidden` tanh units and a linear one make of: the logarithms of
   n, of the decayed counts, of the time since the last purchase, of that time over the product's usual interval and over
-  one that leans to the customer's own, the product's repeat rate, the share of the customer's orders that hold it, the
-  numbers of orders and products, the time since the last order, and the collaborative part.
+  one that leans to the customer's own, the product's odds of a repeat, the share of the customer's orders that hold it,
+  the numbers of orders and products, the time since the last order, and the collaborative part.
 
 The loss is the multinomial likelihood (Liang et al. 2018, eq. 2) of the order's products, divided by the root of
 their number: an order of 100 products says more than one of one product, and not 100 times as much. All of it is
-trained together by Adam, intervals and repeat rates too, which begin as those of the purchases to learn from, with
-`PRIOR` purchases at the mean of all products.
+trained together by Adam, intervals and odds of a repeat too, which begin as those of the purchases to learn from
+(`aejax.rhythm`). A return has been taken from the purchases that a model learns from before examples are cut from them:
+what was sent back later was never there.
 
 The idea that a product has a rhythm of repurchase of its own is that of Bhagat et al. (2018), Buy It Again: Modeling
 Repeat Purchase Recommendations, KDD; training on every order of a history with what lay before it is how next-basket
@@ -43,7 +44,7 @@ import numpy as np
 import scipy.sparse as sp
 from flax import nnx
 
-from aejax import orders
+from aejax import orders, rhythm
 from aejax.interactions import Histories, Interactions, customers_of_products
 from aejax.matrix import check_counts, check_not_negative, check_positive, check_shares, user_item_matrix
 from aejax.models import Choice, Family, Range
@@ -52,7 +53,6 @@ from aejax.orders import Example, Purchases
 from aejax.training import Progress
 
 NAME = "nextorder"
-PRIOR = 3.0
 EIGENVECTOR_ROUNDS = 5
 LEAST = 1e-3  # of a decayed count, before its logarithm
 
@@ -66,8 +66,8 @@ class NextOrderSettings(TrainingSettings):
       l2: ridge of the closed form in which that part begins.
       dropout: share of a customer's products hidden from it in training.
       half_lives: days; where the learned decays begin. Empty: orders count alike whatever their age.
-      rhythm: whether the own part knows the time since a product was last bought, its usual interval and its repeat
-        rate.
+      rhythm: whether the own part knows the time since a product was last bought, its usual interval and the odds of
+        its being bought again.
       own_hidden: units of the own part.
       latest_orders: learn only from so many of each customer's latest orders; None: from every order.
       orders_per_epoch: the most orders of one customer in an epoch, drawn anew in each; None: all.
@@ -94,42 +94,12 @@ class NextOrderSettings(TrainingSettings):
         check_shares(self, "dropout")
 
 
-class Rhythm(NamedTuple):
-    """How products are bought again.
-
-    Attributes:
-      interval: `[I]` days between two purchases of one customer.
-      repeat_rate: `[I]` share of the purchases that are not a customer's first.
-    """
-
-    interval: np.ndarray
-    repeat_rate: np.ndarray
-
-
-def rhythm_of(lines: Interactions) -> Rhythm:
-    """The rhythm of each product in these purchases, with `PRIOR` purchases at the mean of all."""
-    assert lines.at is not None
-    days = lines.at.astype(np.int64) / orders.DAY
-    pair, inverse, count = np.unique(lines.pair, return_inverse=True, return_counts=True)
-    first, last = np.full(len(pair), np.inf), np.full(len(pair), -np.inf)
-    np.minimum.at(first, inverse, days)
-    np.maximum.at(last, inverse, days)
-    items = len(lines.items)
-    product = pair % items
-    again = np.bincount(product, count - 1, minlength=items)
-    bought = np.bincount(product, count, minlength=items)
-    spans = np.bincount(product, last - first, minlength=items)
-    usual = spans.sum() / max(again.sum(), 1.0)
-    share = (again.sum() + 0.5) / (bought.sum() + 1.0)
-    return Rhythm((spans + PRIOR * usual) / (again + PRIOR), (again + PRIOR * share) / (bought + PRIOR))
-
-
 class Start(NamedTuple):
     """Where the parameters of products begin, each `[I]` or `[I, D]`."""
 
     bias: Any
     interval: Any
-    repeat_rate: Any
+    again: Any
     encoder: Any
     decoder: Any
 
@@ -146,14 +116,14 @@ def _leading_eigenvectors(matrix: sp.csr_array, count: int) -> tuple[np.ndarray,
 
 def start_of(train: Interactions, settings: NextOrderSettings) -> Start:
     """Where the parameters of products begin for these purchases."""
-    rhythm = rhythm_of(train)
+    read = rhythm.rhythm_of(train)
     values, vectors = _leading_eigenvectors(
         user_item_matrix(train, "log1p-orders"), min(settings.latent_dim, len(train.items))
     )
     return Start(
         np.log1p(customers_of_products(train)),
-        np.log(rhythm.interval + 1.0),
-        np.log(rhythm.repeat_rate) - np.log1p(-rhythm.repeat_rate),
+        read.interval,
+        read.again,
         vectors * (values / np.maximum(values + settings.l2, np.finfo(np.float32).tiny)),
         vectors,
     )
@@ -180,7 +150,7 @@ class NextOrder(nnx.Module):
         decays = len(settings.half_lives)
         self.bias = nnx.Param(jnp.asarray(start.bias, jnp.float32))
         self.log_interval = nnx.Param(jnp.asarray(start.interval, jnp.float32))
-        self.repeat_logit = nnx.Param(jnp.asarray(start.repeat_rate, jnp.float32))
+        self.again = nnx.Param(jnp.asarray(start.again, jnp.float32))
         self.encoder = nnx.Param(jnp.asarray(start.encoder, jnp.float32) * items**0.5)
         self.decoder = nnx.Param(jnp.asarray(start.decoder, jnp.float32) * items**0.5)
         self.log2_half_lives = nnx.Param(jnp.log2(jnp.asarray(settings.half_lives, jnp.float32)))
@@ -239,7 +209,7 @@ class NextOrder(nnx.Module):
                 jnp.log1p(last),
                 jnp.log1p(last) - interval,
                 jnp.log1p(last) - jnp.log1p(own_interval),
-                self.repeat_logit[...].at[inputs.items].get(mode="clip"),
+                self.again[...].at[inputs.items].get(mode="clip"),
                 of_customer(jnp.log1p(jnp.where(jnp.isfinite(since_order), since_order, 0.0))),
             ]
         stacked = jnp.stack(features, axis=2) / 2.0
