@@ -10,7 +10,7 @@ import pytest
 
 from aejax import experiment, registry
 from aejax.experiment.selecting import Hooks, refit
-from aejax.interactions import Interactions
+from aejax.interactions import Histories, Interactions
 from aejax.split import Split, split
 
 CUT = "2024-11-01"
@@ -67,10 +67,12 @@ def plant_after(lines: Interactions, protocol: str) -> Interactions:
     return planted(lines, everyone, lines.order.max() + 1 + everyone, late)
 
 
-def plant_before(lines: Interactions, protocol: str) -> Interactions:
+def plant_before(lines: Interactions, protocol: str, user: int = 7) -> Interactions:
     """One more order of one customer, a second before that customer's cut: what every detector must see."""
-    cut = np.datetime64(CUT, "s") if protocol == "time" else lines.at[last_order_lines(lines)[7]]
-    return planted(lines, np.array([7]), lines.order.max(keepdims=True) + 1, np.array([cut - np.timedelta64(1, "s")]))
+    cut = np.datetime64(CUT, "s") if protocol == "time" else lines.at[last_order_lines(lines)[user]]
+    return planted(
+        lines, np.array([user]), lines.order.max(keepdims=True) + 1, np.array([cut - np.timedelta64(1, "s")])
+    )
 
 
 def seen_of(parts: Split, users: np.ndarray, name: str) -> list[np.ndarray]:
@@ -90,17 +92,28 @@ def seen_of(parts: Split, users: np.ndarray, name: str) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_nor_does_it_move_a_network(name, tiny_lines):
-    """Whose rows are made elsewhere than those of the closed forms; once, for each fit is compiled anew."""
+def test_nor_does_it_move_a_network(name, protocol, tiny_lines):
+    """Whose rows are made elsewhere than those of the closed forms; one fit each, for each is compiled anew."""
     settings = registry.make_settings(name, NETWORKS[name])
-    found = []
-    for lines in (tiny_lines, plant_after(tiny_lines, "last-order")):
-        parts = split(lines, protocol="last-order", repeat="include")
-        model = refit(name, settings, parts.refit, 1, seed=0, hooks=Hooks())
-        found.append([np.asarray(leaf) for leaf in jax.tree.leaves((model.state(), model.encode(parts.test.inputs)))])
-    for before, after in zip(*found, strict=True):
-        np.testing.assert_array_equal(after, before)
+    options = {"protocol": protocol, "repeat": "include", **PROTOCOLS[protocol]}
+    plain, leaking = (split(lines, **options) for lines in (tiny_lines, plant_after(tiny_lines, protocol)))
+    users = both_tested(plain, leaking)
+    known = split(plant_before(tiny_lines, protocol, users[0]), **options)
+
+    def inputs(parts: Split) -> Histories:
+        return parts.test.take(np.flatnonzero(np.isin(parts.test.users, users))).inputs
+
+    models = [refit(name, settings, parts.refit, 1, seed=0, hooks=Hooks()) for parts in (plain, leaking)]
+    before, after = (
+        jax.tree.leaves((model.state(), model.encode(inputs(parts))))
+        for model, parts in zip(models, (plain, leaking), strict=True)
+    )
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+    seen, more = (jax.tree.leaves(models[0].encode(inputs(parts))) for parts in (plain, known))
+    assert not all(np.array_equal(one, other) for one, other in zip(seen, more, strict=True))
 
 
 def both_tested(one: Split, other: Split) -> np.ndarray:
