@@ -20,6 +20,7 @@ MODELS = {
     "popularity": "aejax.models.popularity:FAMILY",
     "popularity-recent": "aejax.models.popularity:RECENT",
     "popularity-category": "aejax.models.popularity:CATEGORY",
+    "popularity-segment": "aejax.models.popularity_segment:FAMILY",
     "own-frequency": "aejax.models.own_history:OWN_FREQUENCY",
     "own-recency": "aejax.models.own_history:OWN_RECENCY",
     "last-basket": "aejax.models.own_history:LAST_BASKET",
