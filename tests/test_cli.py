@@ -394,9 +394,9 @@ def test_recommendations_on_a_day_are_those_of_the_orders_cut_at_it(recency, tmp
     known, customers = lines.take(lines.at <= end), list(data.customers["customer_id"])
     assert 0 < len(known) < len(lines)
     titles = data.products.set_index("sku")["title"]
-    frames = recommendation.recommend(
-        loaded.model, known, customers, titles, top=3, repeat="include", as_of=np.datetime64(end, "s")
-    )
+    sold = np.ones(len(lines.items), dtype=bool)
+    cut = recommendation.Known(known, known, np.datetime64(end, "s"), sold, later=0)
+    frames = recommendation.recommend(loaded.model, cut, customers, titles, top=3, repeat="include")
     found = pd.read_csv(tmp_path / "r.csv", dtype={"customer_id": str, "sku": str})
     pd.testing.assert_frame_equal(found, pd.concat(frames, ignore_index=True), check_dtype=False, rtol=1e-6)
 

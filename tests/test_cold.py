@@ -155,6 +155,16 @@ def test_new_products_are_recommended_by_their_attributes_where_they_are_asked_f
         assert own["score"].is_monotonic_decreasing
 
 
+@pytest.mark.parametrize("on", ["2024-01-01", "2024-01-02"])
+def test_the_orders_of_set_aside_products_end_at_the_day_too(new_run, on):
+    """Customer 001 bought the rare product on the second of January."""
+    loaded = experiment.load_run(new_run)
+    known, _ = experiment.known_on(loaded, on)
+    rare = int(known.everything.items.index(["rare"])[0])
+    assert (rare in known.everything.item) == (on == "2024-01-02") and known.new[rare] and not known.sold[rare]
+    assert rare not in known.lines.item and known.as_of >= known.everything.at.max()
+
+
 def test_new_products_change_no_figure(shop, tmp_path):
     """No protocol offers them, and with attributes of their own they would be no neighbours of any other."""
     figures = []

@@ -249,8 +249,8 @@ def recommend(
       repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
       on: the date as of which customers are scored, such as 2024-05-01 (UTC; 2024-05-01T18:00 is a time of it): what
         happened after it is not looked at; default: the last order's.
-      include_new: share of a list's places that products without a purchase get, the best by their attributes; for a
-        run fitted with --new-products.
+      include_new: share of a list's places that products without a purchase by then get, the best by their
+        attributes; for a run fitted with --new-products.
     """
     from aejax import experiment
 
