@@ -221,7 +221,9 @@ def test_cold_items_from_the_command_line(shop, tmp_path, capsys):
         assert found[name]["tasks"].keys() == {"cold", "mixed"}
         assert found[name]["metrics"] == found[name]["tasks"]["cold"]["metrics"]
     shown = capsys.readouterr().out
-    assert "Attributes of products, 2 features: half as category (2)." in " ".join(shown.split())
+    used = ("none of them", "those of products", "those of products")
+    assert [f"Model {name} uses {what}." in shown for name, what in zip(found, used, strict=True)] == [True] * 3
+    assert "Found attributes of products, 2 features: half as category (2)." in " ".join(shown.split())
     assert "cold products alone" in shown and "among all products" in shown and "First time" not in shown
     assert "Products that nobody had bought" in (tmp_path / "ease" / "report.html").read_text()
     assert run("evaluate", tmp_path / "ease") == 0
