@@ -17,6 +17,7 @@ from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
 from aejax.models import ae, autorec, cdae, elsa, macridvae, multvae, popularity, recvae, unknown_customers, vae
 from aejax.registry import family, make_settings
+from tests import silent
 
 NETWORKS = ("ae", "vae", "multdae", "multvae", "recvae", "autorec", "cdae", "macridvae", "elsa")
 MULTINOMIAL = ("multdae", "multvae", "recvae", "macridvae")
@@ -45,14 +46,7 @@ def all_histories(lines: Interactions) -> Histories:
 
 def fitted(name: str, lines: Interactions, settings: dict[str, Any], *, seed: int = 0, **training: Any) -> Any:
     model = family(name)
-    arguments: dict[str, Any] = {}
-    if model.is_network:
-        arguments = {
-            "key": jax.random.key(seed),
-            "validate": None,
-            "on_epoch": lambda progress, record: None,
-            "resume": lambda progress: progress,
-        } | training
+    arguments = silent.training(seed, **training) if model.is_network else {}
     fitted = model.fit(lines, make_settings(name, settings), **arguments)
     return fitted[0] if model.is_network else fitted
 

@@ -16,6 +16,7 @@ from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
 from aejax.matrix import VALUES, user_item_matrix
 from aejax.models import ae, autorec, cdae, elsa, macridvae, multvae, recvae, vae
 from aejax.network import NetworkSettings
+from tests import silent
 from tests.test_models import MULTINOMIAL, NETWORKS, lines_of, module_of, untrained
 
 RULES = ("popularity", "popularity-recent", "own-frequency", "own-recency", "last-basket", "tifuknn", "upcf")
@@ -57,11 +58,7 @@ def fitted(name: str, lines: Interactions, settings: Any) -> Any:
     family = registry.family(name)
     if not family.is_network:
         return family.fit(lines, settings)
-    silent: dict[str, Any] = {
-        "on_epoch": lambda progress, record: None,
-        "resume": lambda progress: progress,
-    }
-    return family.fit(lines, settings, key=jax.random.key(0), validate=None, **silent)[0]
+    return family.fit(lines, settings, **silent.training())[0]
 
 
 def standardised(scores: Any) -> np.ndarray:
