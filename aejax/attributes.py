@@ -1,7 +1,8 @@
 """Columns of customers.csv and products.csv -> sparse matrices with named features.
 
 Two steps, both pure: `recognise` looks at a whole table and says how each column is used, and `encode` makes features
-of rows by that; what it has not seen, such as a new category, is no feature. The kinds of column:
+of rows by that; what it has not seen, such as a new category, is no feature. How numbers are read (which of 1,299 and
+1.299 is the larger) is settled in the first and holds in the second. The kinds of column:
 
 * `category`: each value that two rows share is a feature; empty is none.
 * `number`: bands of about equally many rows; a price may be text with a currency sign and thousands separators.
@@ -40,13 +41,22 @@ UNIQUE = 0.95
 _TEXT_NAMES = ("title", "name", "description")
 _ID_NAME = re.compile(r"(^|_)(id|ids|code|no|nr|number|zip|postcode)$", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]{2,}")
+# A code as a column of ids holds it: in one piece and with a digit, or without a word beside its digits.
+_CODE = re.compile(r"(?=.*\d)(?:\S+|(?!.*[^\W\d_]{3}).*)", re.DOTALL)
+_CODES = (
+    "usd|eur|gbp|chf|jpy|cny|rmb|cad|aud|nzd|hkd|sgd|krw|inr|brl|mxn|clp|zar|aed|sar|ils|try|tl|rub|руб|uah|sek|nok|"
+    "dkk|isk|kr|pln|zł|czk|kč|huf|ron|lei|bgn|лв|fr|rs|rp|rm"
+)
+# With "$" for every currency sign: US$5, R$ 5, Kč 5, 5 €, 5 $CA, and 5,- for a price without decimals.
 _CURRENCY = re.compile(
-    r"^(usd|eur|gbp|chf|jpy|cny|cad|aud|sek|nok|dkk|pln|inr|brl|kr|rs|zł)\.?|"
-    r"(usd|eur|gbp|chf|jpy|cny|cad|aud|sek|nok|dkk|pln|inr|brl|kr|rs|zł)\.?$"
+    rf"^([+-]?)(?:[a-z]{{0,3}}\$|(?:{_CODES})\.?)|(?:[.,][-–—]+)?(?:\$(?:[a-z]{{2}})?|(?:{_CODES})\.?)?$"
 )
 _DIGIT = re.compile(r"\d")
-_NUMBER = re.compile(r"[+-]?(\d+|\d*[.]\d+|\d+[.])")
-_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
+# How a number may be written, by the sign before its decimals; the other one separates thousands.
+_WRITTEN = {
+    ".": re.compile(r"[+-]?(?:\d+|[1-9]\d{0,2}(?:,\d{3})+)?(?:\.\d*)?"),
+    ",": re.compile(r"[+-]?(?:\d+|[1-9]\d{0,2}(?:\.\d{3})+)?(?:,\d*)?"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Attribute:
       is_warning: whether the note is one.
       values: of its features: categories, bands or words.
       edges: `number`: the inner edges of the bands, increasing; a band starts at its edge.
+      decimal: `number`: the sign before decimals, point or comma, where a cell alone does not tell.
       weights: `text`: the inverse document frequency of each word.
     """
 
@@ -69,6 +80,7 @@ class Attribute:
     is_warning: bool = False
     values: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
+    decimal: str = "."
     weights: tuple[float, ...] = ()
 
 
@@ -126,7 +138,7 @@ def summary_lines(reported: Mapping[str, Any]) -> list[str]:
         used = [f"{name} as {one['kind']} ({one['features']:,})" for name, one in columns.items() if one["features"]]
         if used:
             features = sum(one["features"] for one in columns.values())
-            sentences.append(f"Attributes of {table}, {counted(features, 'feature')}: {', '.join(used)}.")
+            sentences.append(f"Found attributes of {table}, {counted(features, 'feature')}: {', '.join(used)}.")
         for name, one in columns.items():
             if one["note"]:
                 what = "" if one["features"] else " is not used"
@@ -176,7 +188,8 @@ def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) ->
         return Attribute(column, "none", "it is empty")
     if len(counts) == 1 and len(filled) == len(cells):
         return Attribute(column, "none", "it is the same in every row")
-    numbers = parse_numbers(counts)
+    decimal = decimal_sign(counts)
+    numbers = parse_numbers(counts, decimal)
     kind = given or _kind(column, counts, numbers, len(filled))
     if kind == "id":
         return Attribute(
@@ -186,7 +199,7 @@ def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) ->
             is_warning=True,
         )
     if kind == "number":
-        return _bands(column, filled, numbers, table)
+        return dataclasses.replace(_bands(column, filled, numbers, table), decimal=decimal)
     if kind == "text":
         return _words(column, counts, len(filled))
     shared = tuple(sorted(value for value, rows in counts.items() if rows > 1))
@@ -204,39 +217,52 @@ def _kind(column: str, counts: Mapping[str, int], numbers: Mapping[str, float], 
     if is_number and not _ID_NAME.search(column):
         whole = all(number == int(number) for number in numbers.values())
         return "id" if is_unique and whole else "number"
+    if is_unique and sum(_CODE.fullmatch(value) is not None for value in counts) >= UNIQUE * len(counts):
+        return "id"
     if words > 1.5 and (column.lower() in _TEXT_NAMES or 2 * len(counts) > filled):
         return "text"
     return "id" if is_unique else "category"
 
 
-def parse_numbers(values: Iterable[str]) -> dict[str, float]:
+def decimal_sign(values: Iterable[str]) -> str:
+    """Different texts of a column -> the sign before their decimals, `.` or `,`: that of most numbers which can be read
+    in one way alone (1.5, 1,299.00, 1,000,000 or 1,5, 1.299,00, 1.000.000); in doubt the point.
+    """
+    votes = Counter(written[0] for value in values if len(written := _readings(_without_currency(value))) == 1)
+    return "," if votes[","] > votes["."] else "."
+
+
+def parse_numbers(values: Iterable[str], decimal: str) -> dict[str, float]:
     """Different texts -> the numbers that they are, without those that are none.
 
-    A currency sign or code may stand before or behind. Where both stand in a number, the later of point and comma is
-    the decimal one. Commas alone separate thousands where every number with commas can be read so (1,299), and are
-    decimal otherwise (1,5).
+    A currency sign or code may stand before or behind.
+
+    Args:
+      values: the texts.
+      decimal: the sign before decimals in what can be read in two ways: 1,299 and 1.299 (see `decimal_sign`).
     """
-    plain = {value: _without_currency(value) for value in values if _DIGIT.search(value)}
-    commas = [text for text in plain.values() if "," in text and "." not in text]
-    thousands = all(_THOUSANDS.fullmatch(text.lstrip("+-")) for text in commas)
     found = {}
-    for value, text in plain.items():
-        if "," in text and text.rfind(",") > text.rfind(".") and not ("." not in text and thousands):
-            text = text.replace(".", "").replace(",", ".", 1)  # 1.299,50
-        elif "," in text and _THOUSANDS.fullmatch(text.lstrip("+-")):
-            text = text.replace(",", "")
-        elif text.count(".") > 1:
-            text = text.replace(".", "")
-        if _NUMBER.fullmatch(text):
-            found[value] = float(text)
+    for value in values:
+        text = _without_currency(value)
+        if written := _readings(text):
+            sign = decimal if decimal in written else written[0]
+            found[value] = float(text.replace("," if sign == "." else ".", "").replace(sign, "."))
     return found
 
 
+def _readings(text: str) -> list[str]:
+    """The signs that may be the one before the decimals of this number; of what is no number none."""
+    return [sign for sign, written in _WRITTEN.items() if written.fullmatch(text)] if _DIGIT.search(text) else []
+
+
 def _without_currency(value: str) -> str:
-    if value.isascii():
-        return _CURRENCY.sub("", re.sub(r"[\s$']", "", value.lower()))
-    text = "".join(sign for sign in value.lower() if not sign.isspace() and unicodedata.category(sign) != "Sc")
-    return _CURRENCY.sub("", text.replace("'", ""))
+    """A text without spaces and apostrophes, and without a currency at its ends, in lower case."""
+    if not _DIGIT.search(value):
+        return ""
+    text = unicodedata.normalize("NFC", value.lower())
+    if not text.isascii():
+        text = "".join("$" if unicodedata.category(sign) == "Sc" else sign for sign in text)
+    return _CURRENCY.sub(lambda found: found[1] or "", re.sub(r"[\s'’]", "", text))
 
 
 def _bands(column: str, filled: np.ndarray, numbers: Mapping[str, float], table: str) -> Attribute:
@@ -281,7 +307,7 @@ def _encode(attribute: Attribute, cells: np.ndarray) -> sp.csr_array:
     position = {value: number for number, value in enumerate(attribute.values)}
     rows: list[Sequence[int]]
     if attribute.kind == "number":
-        numbers = parse_numbers(different)
+        numbers = parse_numbers(different, attribute.decimal)
         edges = np.array(attribute.edges)
         rows = [[int(np.searchsorted(edges, numbers[cell], "right"))] if cell in numbers else [] for cell in different]
     elif attribute.kind == "category":

@@ -41,56 +41,127 @@ def _best(
     return best, items, jnp.isnan(scores).any()
 
 
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known at a moment: all that recommendations may look at.
+
+    Attributes:
+      lines: the order lines up to it, returns included; their products are the model's.
+      everything: the same with those of products that the model knows by their attributes alone.
+      as_of: the moment, UTC, to which ages count; None without dates.
+      sold: `[I]` bool, the products that somebody bought by then, sent back or not.
+      later: how many orders come after it; without order ids, how many order lines.
+    """
+
+    lines: Interactions
+    everything: Interactions
+    as_of: np.datetime64 | None
+    sold: np.ndarray
+    later: int
+
+    @property
+    def new(self) -> np.ndarray:
+        """`[I]` bool, the products that nobody bought by then, but of which attributes are known."""
+        features = self.lines.item_features
+        return np.zeros_like(self.sold) if features is None else ~self.sold & (np.diff(features.matrix.indptr) > 0)
+
+
+def known_at(lines: Interactions, on: str | None = None, *, everything: Interactions | None = None) -> Known:
+    """Order lines of a run -> what is known on a day, so that nothing after it can be read.
+
+    Args:
+      lines: all order lines with their returns.
+      on: an ISO date, which means the end of that day, or an ISO time. Without a zone it is UTC. Ages count to it, on
+        the day of the last order to that order. None: all lines are known, and ages count to the last of them.
+      everything: lines with the same vocabularies that hold those of set-aside products too; None: there are none.
+
+    Raises:
+      InputError: it is neither a date nor a time, or before the first order or after the day of the last, or the orders
+        have no dates.
+    """
+    everything = lines if everything is None else everything
+    as_of, later = None if lines.at is None else lines.at.max(), 0
+    if on is not None:
+        end, as_of = _moment_on(lines, on)
+        assert lines.at is not None and everything.at is not None
+        late = lines.at > end
+        later = int(late.sum()) if lines.order is None else len(np.unique(lines.order[late]))
+        lines, everything = lines.take(~late), everything.take(everything.at <= end)
+    sold = np.bincount(lines.item[lines.quantity > 0], minlength=len(lines.items)) > 0
+    return Known(lines, everything, as_of, sold, later)
+
+
+def _moment_on(lines: Interactions, on: str) -> tuple[np.datetime64, np.datetime64]:
+    """The end of what is known, and the moment to which ages count; see `known_at`."""
+    if lines.at is None:
+        raise InputError(
+            f"--on {on} needs order dates (created_at), and the data of this run have none; leave --on out"
+        )
+    first, last = lines.at.min(), lines.at.max()
+    try:
+        moment = np.datetime64(moment_of(on), "s")
+    except ValueError:
+        raise InputError(f'--on is "{on}"; expected a date such as {last.astype("datetime64[D]")}') from None
+    day = moment.astype("datetime64[D]")
+    end = moment if _has_time(on) else (day + np.timedelta64(1, "D")).astype("datetime64[s]") - np.timedelta64(1, "s")
+    if end < first or day > last.astype("datetime64[D]"):
+        place = "before the first" if end < first else "after the last"
+        raise InputError(f"--on {on} is {place} order of this run, whose orders are of {first} to {last}")
+    return end, min(end, last)
+
+
+def _has_time(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return True
+    return False
+
+
 def recommend(
     model: Model,
-    lines: Interactions,
+    known: Known,
     customers: Sequence[str],
     titles: pd.Series,
     *,
     top: int = 10,
     repeat: str = "exclude",
-    as_of: np.datetime64 | None = None,
-    is_new: np.ndarray | None = None,
     new_places: int = 0,
-    known: Interactions | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """The best products for each customer, from their whole history, a chunk of customers at a time.
+    """The best products for each customer, from what is known of them, a chunk of customers at a time.
+
+    What nobody has bought (`Known.sold`) is recommended in `new_places` alone.
 
     Args:
       model: a fitted model.
-      lines: all order lines with their returns; their products are the model's.
+      known: what may be looked at.
       customers: ids, in the order in which they shall come out. One without usable history gets the most popular
         products (`basis` is `popular`); one whose history the model scores without knowing them, as the mean of the
         customers that it was trained on, has the `basis` `mean-customer`.
       titles: sku -> title.
       top: K, products per customer.
       repeat: `exclude` leaves out what the customer has bought.
-      as_of: the moment to which ages count and up to which `lines` reach (see `known_at`); None: that of the last line.
-      is_new: `[I]` bool, products that the model knows by their attributes alone, which are only recommended in the
-        places that are theirs; None: there are none.
-      new_places: of the K places of a customer with usable history so many are for new products, the best of them by
-        the model; they stand in the list by their score, and their `basis` is `attributes`.
-      known: lines with the same vocabularies that hold purchases of the new products too, which under `exclude` are
-        not recommended to who bought them; None: there are none.
+      new_places: of the K places of a customer with usable history so many are for new products (`Known.new`), the best
+        of them by the model; they stand in the list by their score, and their `basis` is `attributes`.
 
     Yields:
       Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
 
     Raises:
-      InputError: `top` is not between 1 and the number of products, or the model scored NaN.
+      InputError: `top` is not between 1 and the number of products that were sold, or the model scored NaN.
     """
+    lines, sold = known.lines, known.sold
     count = len(lines.items)
-    sold = np.ones(count, dtype=bool) if is_new is None else ~is_new
     if not 1 <= top <= sold.sum():
-        raise InputError(f"--top is {top}; expected 1 to {sold.sum()}, the number of products this run knows")
-    bought = net_returns(lines)
-    popular = popularity_ranking(bought)[:top]
-    all_bought = bought if known is None else net_returns(known)
+        by_then = f"sold by {known.as_of}" if known.later else "sold in this run"
+        raise InputError(f"--top is {top}; expected 1 to {sold.sum()}, the number of products {by_then}")
+    bought, all_bought = net_returns(lines), net_returns(known.everything)
+    popular = popularity_ranking(bought)
+    popular = popular[sold[popular["item"]]][:top]
     place = lines.users.index(customers)
     has_history = np.bincount(bought.user, minlength=len(lines.users)) > 0
     place = np.where((place >= 0) & has_history[place], place, -1)
     title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
-    latest = lines.at.max() if as_of is None and lines.at is not None else as_of
     size = batching.scoring_chunk(count)
     for start in range(0, len(customers), size):
         chunk = place[start : start + size]
@@ -98,14 +169,14 @@ def recommend(
         items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
         basis = np.full(len(chunk), "popular", dtype=object)
         if len(users):
-            histories = histories_of(bought, users, None if latest is None else np.full(len(users), latest))
+            histories = histories_of(bought, users, None if known.as_of is None else np.full(len(users), known.as_of))
             seen = history_matrix(histories_of(all_bought, users))
             if repeat == "include":
                 seen = sp.csr_array(seen.shape, dtype=np.float32)
             filled = min(size, len(customers))
             best, best_of = best_items(model, histories, seen, top=top, rows=filled, offered=sold)
             if new_places:
-                new = best_items(model, histories, seen, top=new_places, rows=filled, offered=~sold)
+                new = best_items(model, histories, seen, top=new_places, rows=filled, offered=known.new)
                 best, best_of = with_new_items(best, best_of, *new, count)
             row = np.searchsorted(users, chunk)
             of_model = chunk >= 0
@@ -125,60 +196,6 @@ def recommend(
             },
             columns=list(COLUMNS),
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Known:
-    """What is known at a moment.
-
-    Attributes:
-      lines: the order lines up to it, returns included.
-      as_of: the moment, UTC.
-      later: how many orders come after it; without order ids, how many order lines.
-    """
-
-    lines: Interactions
-    as_of: np.datetime64
-    later: int
-
-
-def known_at(lines: Interactions, on: str) -> Known:
-    """Order lines of a run -> those that are known on a day, so that nothing after it can be read.
-
-    Args:
-      lines: all order lines with their returns.
-      on: an ISO date, which means the end of that day, or an ISO time. Without a zone it is UTC. Ages count to it, on
-        the day of the last order to that order.
-
-    Raises:
-      InputError: it is neither a date nor a time, or before the first order or after the day of the last, or the orders
-        have no dates.
-    """
-    if lines.at is None:
-        raise InputError(
-            f"--on {on} needs order dates (created_at), and the data of this run have none; leave --on out"
-        )
-    first, last = lines.at.min(), lines.at.max()
-    try:
-        moment = np.datetime64(moment_of(on), "s")
-    except ValueError:
-        raise InputError(f'--on is "{on}"; expected a date such as {last.astype("datetime64[D]")}') from None
-    day = moment.astype("datetime64[D]")
-    end = moment if _has_time(on) else (day + np.timedelta64(1, "D")).astype("datetime64[s]") - np.timedelta64(1, "s")
-    if end < first or day > last.astype("datetime64[D]"):
-        place = "before the first" if end < first else "after the last"
-        raise InputError(f"--on {on} is {place} order of this run, whose orders are of {first} to {last}")
-    is_known = lines.at <= end
-    later = lines.at[~is_known] if lines.order is None else np.unique(lines.order[~is_known])
-    return Known(lines.take(is_known), min(end, last), len(later))
-
-
-def _has_time(text: str) -> bool:
-    try:
-        datetime.date.fromisoformat(text)
-    except ValueError:
-        return True
-    return False
 
 
 def basis_of(model: Model, histories: Histories) -> np.ndarray:

@@ -20,15 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from aejax.headings import task_columns
+
 COLUMNS = ("precision@10", "recall_all@10", "recall@20", "ndcg@10", "ndcg@100", "hit@10", "mrr@10", "coverage@10")
-# Heading -> the task, and in it the kind of targets; empty: all of them.
-TASK_COLUMNS = {
-    "next": ("include", ""),
-    "next, repeat targets": ("include", "repeat_targets"),
-    "next, new targets": ("include", "new_targets"),
-    "first time": ("exclude", ""),
-}
-COLD_COLUMNS = {"cold products alone": ("cold", ""), "among all products": ("mixed", "")}
 CUTOFFS = (1, 5, 10, 20, 50, 100)
 BY_CUTOFF = ("recall_all", "precision", "ndcg")
 
@@ -104,7 +98,7 @@ def render(page: Mapping[str, Any]) -> str:
     return _template().render(
         page=page,
         columns=COLUMNS,
-        task_columns=COLD_COLUMNS if "cold" in page["tasks"] else TASK_COLUMNS,
+        task_columns=task_columns(page["tasks"]),
         best=_best_of_columns(models),
         styles=styles,
         plots=plots,

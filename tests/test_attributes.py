@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import uuid
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax.attributes import encode, parse_numbers, recognise, report, summary_lines
+from aejax.attributes import decimal_sign, encode, parse_numbers, recognise, report, summary_lines
 from aejax.errors import InputError
 from aejax.interactions import Features, histories_of, reindex
 
@@ -72,13 +73,36 @@ def test_fifty_thousand_words_are_fine_and_the_most_informative_are_kept():
         (["$1,299.00", "2,000", "3"], [1299, 2000, 3]),
         (["1,5", "2,25", "1,299"], [1.5, 2.25, 1.299]),  # commas are decimal where they cannot be thousands
         (["1.299,50 €", "1.000.000"], [1299.5, 1_000_000]),
-        (["-3", "+.5", "1'000"], [-3, 0.5, 1000]),
+        (["1.299", "9,90", "12.500"], [1299, 9.9, 12500]),  # points separate thousands where commas are decimal
+        (["1.299", "1,299", "0.5"], [1.299, 1299, 0.5]),
+        (["0.999", "1,234"], [0.999, 1234]),
+        (["-3", "+.5", "1'000", "2’000"], [-3, 0.5, 1000, 2000]),
+        (
+            ["US$ 5", "R$ 5,50", "Kč 6", "-US$7", "8 $CA", "9,- Kč", "Kč 10", "kr. 11", "Rp 1.000"],
+            [5, 5.5, 6, -7, 8, 9, 10, 11, 1000],
+        ),
+        (["12.05.2024", "1.2.3", "1,2,3", "10.0.0.1", "5€50", "$", "A5", "x5$", "12.345.67"], []),
         (["22 LB", "n/a", "1-2", "5+", "nan", "inf", "1e5"], []),
     ],
 )
 def test_numbers_are_read_as_they_are_written(texts, numbers):
-    read = parse_numbers(texts)
+    read = parse_numbers(texts, decimal_sign(texts))
     assert list(read.values()) == numbers
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_how_a_number_is_read_does_not_depend_on_which_rows_are_encoded(decimal):
+    """1,299 alone could be either."""
+    thousands = "." if decimal == "," else ","
+    price = [f"{number}{decimal}5" for number in range(6)] + [f"1{thousands}299", f"2{decimal}250"]
+    table = products(price=price)
+    one = found(given={"price": "number"}, price=price)["price"]
+    whole = dense(one, table)
+    assert one.edges[-1] == 5.5 and whole[6].argmax() == whole.shape[1] - 1 != whole[7].argmax()
+    for row in range(8):
+        alone = encode([one], table, [f"p{row}"]).matrix.toarray()
+        np.testing.assert_array_equal(alone, whole[[row]])
+        np.testing.assert_array_equal(dense(one, table.iloc[[row]]), whole[[row]])
 
 
 def test_a_price_becomes_bands_of_about_equally_many_products():
@@ -106,6 +130,11 @@ def test_a_price_becomes_bands_of_about_equally_many_products():
         ("barcode", [str(4_000_000 + number) for number in range(8)], "none"),
         ("internal_id", [str(number) for number in range(8)], "none"),
         ("slug", [f"s{number}" for number in range(8)], "none"),
+        ("ean", [f"AB-12-{number}" for number in range(8)], "none"),
+        ("guid", [str(uuid.UUID(int=3**75 + number * 5**50)) for number in range(8)], "none"),
+        ("iban", [f"DE89 3704 {number}" for number in range(8)], "none"),
+        ("pack", [f"{number} {'boxes' if number % 2 else 'bags'} of {number}" for number in range(8)], "text"),
+        ("path", [f"home/{'mug' if number % 2 else 'plate'}/{'abcdefgh'[number]}" for number in range(8)], "text"),
         ("empty", [""] * 8, "none"),
         ("shop", ["here"] * 8, "none"),
         ("sale", ["yes", *[""] * 6, "yes"], "category"),
@@ -116,7 +145,7 @@ def test_the_kind_of_a_column_is_recognised(column, cells, kind):
     assert one.kind == kind
     assert bool(one.values) == (kind != "none")
     assert one.note or one.values
-    assert one.is_warning == (column in ("barcode", "internal_id", "slug"))
+    assert one.is_warning == (column in ("barcode", "internal_id", "slug", "ean", "guid", "iban"))
 
 
 def test_an_id_in_disguise_is_warned_of_and_not_used():
@@ -155,7 +184,7 @@ def test_what_is_used_and_what_is_not_is_said():
         report({"products": [*found(brand=["a", "b"] * 4, shop=["x"] * 8).values()], "customers": []})
     )
     assert lines == [
-        "Attributes of products, 6 features: title as text (4), brand as category (2).",
+        "Found attributes of products, 6 features: title as text (4), brand as category (2).",
         "products.csv: title: of 7 different words 4 are used.",
         "products.csv: shop is not used: it is the same in every row.",
     ]

@@ -39,6 +39,17 @@ def test_help_is_answered_without_jax_and_pandas():
     assert out.splitlines()[-1] == "[]"
 
 
+def test_a_table_of_both_tasks_waits_for_no_plots(fitted):
+    code = (
+        "import json, sys\nfrom aejax.cli import terminal\nresult = json.load(open(sys.argv[1]))\n"
+        "terminal.print_metrics(terminal.make_console(), {'multvae': result}, result)\n"
+        "print([name for name in ('matplotlib', 'jinja2', 'jax', 'pandas') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, fitted / "metrics.json"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "next, repeat targets" in " ".join(out.split()) and out.splitlines()[-1] == "[]"
+
+
 def test_a_run_evaluates_to_its_own_figures(fitted, tmp_path):
     assert run("evaluate", fitted, "--json", tmp_path / "again.json") == 0
     assert (tmp_path / "again.json").read_bytes() == (fitted / "metrics.json").read_bytes()
@@ -394,9 +405,9 @@ def test_recommendations_on_a_day_are_those_of_the_orders_cut_at_it(recency, tmp
     known, customers = lines.take(lines.at <= end), list(data.customers["customer_id"])
     assert 0 < len(known) < len(lines)
     titles = data.products.set_index("sku")["title"]
-    frames = recommendation.recommend(
-        loaded.model, known, customers, titles, top=3, repeat="include", as_of=np.datetime64(end, "s")
-    )
+    sold = np.ones(len(lines.items), dtype=bool)
+    cut = recommendation.Known(known, known, np.datetime64(end, "s"), sold, later=0)
+    frames = recommendation.recommend(loaded.model, cut, customers, titles, top=3, repeat="include")
     found = pd.read_csv(tmp_path / "r.csv", dtype={"customer_id": str, "sku": str})
     pd.testing.assert_frame_equal(found, pd.concat(frames, ignore_index=True), check_dtype=False, rtol=1e-6)
 

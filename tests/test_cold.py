@@ -88,6 +88,9 @@ def test_a_cold_product_is_as_popular_as_its_kind(tiny_lines, column):
             expected, weight = expected + matrix[item, f] * average, weight + matrix[item, f]
         expected = expected / weight if weight else 0.0
         assert found[item] == pytest.approx(customers[item] if item >= 6 else expected, rel=1e-5)
+    pieces = np.asarray(fit_category(lines, CategoryPopularitySettings(values="quantity", column=column)).popularity)
+    for item in range(6, 30):
+        assert pieces[item] == lines.quantity[lines.item == item].sum()
     with pytest.raises(InputError, match='column is "color", of which there are no features; did you mean "colour"'):
         fit_category(lines, CategoryPopularitySettings(column="color"))
 
@@ -155,6 +158,16 @@ def test_new_products_are_recommended_by_their_attributes_where_they_are_asked_f
         assert own["score"].is_monotonic_decreasing
 
 
+@pytest.mark.parametrize("on", ["2024-01-01", "2024-01-02"])
+def test_the_orders_of_set_aside_products_end_at_the_day_too(new_run, on):
+    """Customer 001 bought the rare product on the second of January."""
+    loaded = experiment.load_run(new_run)
+    known, _ = experiment.known_on(loaded, on)
+    rare = int(known.everything.items.index(["rare"])[0])
+    assert (rare in known.everything.item) == (on == "2024-01-02") and known.new[rare] and not known.sold[rare]
+    assert rare not in known.lines.item and known.as_of >= known.everything.at.max()
+
+
 def test_new_products_change_no_figure(shop, tmp_path):
     """No protocol offers them, and with attributes of their own they would be no neighbours of any other."""
     figures = []
@@ -211,7 +224,9 @@ def test_cold_items_from_the_command_line(shop, tmp_path, capsys):
         assert found[name]["tasks"].keys() == {"cold", "mixed"}
         assert found[name]["metrics"] == found[name]["tasks"]["cold"]["metrics"]
     shown = capsys.readouterr().out
-    assert "Attributes of products, 2 features: half as category (2)." in " ".join(shown.split())
+    used = ("none of them", "those of products", "those of products")
+    assert [f"Model {name} uses {what}." in shown for name, what in zip(found, used, strict=True)] == [True] * 3
+    assert "Found attributes of products, 2 features: half as category (2)." in " ".join(shown.split())
     assert "cold products alone" in shown and "among all products" in shown and "First time" not in shown
     assert "Products that nobody had bought" in (tmp_path / "ease" / "report.html").read_text()
     assert run("evaluate", tmp_path / "ease") == 0

@@ -13,6 +13,7 @@ from aejax.interactions import Histories
 from aejax.matrix import user_item_matrix
 from aejax.models import elsa
 from aejax.models.elsa import ELSASettings
+from tests import silent
 
 ITEMS, DIM = 30, 3
 
@@ -44,9 +45,7 @@ def slow_scores(factors, x):
 
 
 def fitted(lines, settings, on_epoch=lambda progress, record: None):
-    model, _ = registry.family("elsa").fit(
-        lines, settings, key=jax.random.key(0), validate=None, on_epoch=on_epoch, resume=lambda progress: progress
-    )
+    model, _ = registry.family("elsa").fit(lines, settings, **silent.training(on_epoch=on_epoch))
     return model
 
 

@@ -9,16 +9,11 @@ from aejax.interactions import Histories
 from aejax.matrix import user_item_matrix
 from aejax.models import ials
 from aejax.models.ials import IALSSettings
+from tests import silent
 
 
 def fitted(lines, settings, **changes):
-    arguments = {
-        "key": jax.random.key(0),
-        "validate": None,
-        "on_epoch": lambda progress, record: None,
-        "resume": lambda progress: progress,
-    }
-    return ials.fit(lines, settings, **{**arguments, **changes})
+    return ials.fit(lines, settings, **silent.training(**changes))
 
 
 def solve_slowly(rows, other, settings):

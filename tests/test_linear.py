@@ -279,12 +279,14 @@ def test_the_items_side_refuses_what_loses_its_digits_and_nothing_else(tiny_line
     assert refused[0] and not refused[-1]
 
 
+@pytest.mark.parametrize("side", ["users", "users-to-items"])
 @pytest.mark.parametrize("values", ["quantity", "binary"])
-def test_the_users_side_refuses_what_float32_cannot_score(tiny_lines, values):
+def test_the_users_side_refuses_what_float32_cannot_score(tiny_lines, values, side, monkeypatch):
     """What is inverted in float64 is scored in float32: more customers than products, K is not of full rank."""
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     refused = []
     for l2 in np.geomspace(1e-6, 0.1, 11):
-        settings = EASESettings(l2=l2, values=values, side="users")
+        settings = EASESettings(l2=l2, values=values)
         found = scores_or_refusal(tiny_lines, settings)
         refused.append(found is None)
         if found is not None:

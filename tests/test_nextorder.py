@@ -13,18 +13,13 @@ import pytest
 from aejax.interactions import Interactions, Vocabulary, histories_of
 from aejax.models import nextorder
 from aejax.models.nextorder import NextOrderSettings
+from tests import silent
 
 SMALL = NextOrderSettings(epochs=2, batch_size=16, latent_dim=5, l2=3.0, own_hidden=3, orders_per_epoch=2)
 
 
 def fitted(lines: Interactions, settings: NextOrderSettings = SMALL, *, seed: int = 0, **training):
-    arguments = {
-        "key": jax.random.key(seed),
-        "validate": None,
-        "on_epoch": lambda progress, record: None,
-        "resume": lambda progress: progress,
-    } | training
-    return nextorder.fit(lines, settings, **arguments)
+    return nextorder.fit(lines, settings, **silent.training(seed, **training))
 
 
 def histories_at(lines: Interactions, day: str):

@@ -49,7 +49,11 @@ def titles(tiny_lines) -> pd.Series:
 
 
 def recommended(model, lines, customers, titles, **options) -> pd.DataFrame:
-    frames = list(recommendation.recommend(model, lines, list(customers), titles, **options))
+    return listed(model, recommendation.known_at(lines), customers, titles, **options)
+
+
+def listed(model, known, customers, titles, **options) -> pd.DataFrame:
+    frames = list(recommendation.recommend(model, known, list(customers), titles, **options))
     assert all(tuple(frame.columns) == recommendation.COLUMNS for frame in frames)
     return pd.concat(frames, ignore_index=True)
 
@@ -180,7 +184,7 @@ def test_a_part_of_the_pieces_sent_back_is_still_a_purchase(titles):
 @pytest.mark.parametrize("top", [-1, 0, 31])
 def test_top_out_of_range_is_refused(tiny_lines, model, titles, top):
     with pytest.raises(InputError, match=f"--top is {top}; expected 1 to 30"):
-        next(recommendation.recommend(model, tiny_lines, ["c00"], titles, top=top))
+        recommended(model, tiny_lines, ["c00"], titles, top=top)
 
 
 def test_a_nan_is_refused(tiny_lines, model, titles):
@@ -240,8 +244,7 @@ END = np.datetime64("2024-06-30T23:59:59", "s")
 
 
 def recommended_on(model, lines, on, customers, titles, **options) -> pd.DataFrame:
-    known = recommendation.known_at(lines, on)
-    return recommended(model, known.lines, customers, titles, as_of=known.as_of, **options)
+    return listed(model, recommendation.known_at(lines, on), customers, titles, **options)
 
 
 def with_more(lines: Interactions, rows: list[tuple[str, str, int, str]]) -> Interactions:
@@ -308,6 +311,44 @@ def test_nothing_after_the_day_is_read(tiny_lines, titles):
     assert set(later.loc[later["customer_id"] == newcomer, "basis"]) == {"model"}
     assert sku in set(recommended_on(model, more, "2024-07-01", ["c00"], titles, top=30)["sku"])
     assert sku not in set(recommended_on(model, more, DAY, ["c00"], titles, top=30)["sku"])
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["as the lines", "more than the lines"])
+def test_what_was_first_sold_after_the_day_is_in_new_places_alone(tiny_lines, titles, everything):
+    """Two products that the model scores highest; all buy them after the day, and of one no attribute is known."""
+    late, without = [28, 29], 29
+    features = tiny_lines.item_features
+    matrix = features.matrix.copy()
+    matrix.data[matrix.indptr[without] : matrix.indptr[without + 1]] = 0
+    matrix.eliminate_zeros()
+    before = tiny_lines.take(~np.isin(tiny_lines.item, late))
+    before = dataclasses.replace(before, item_features=dataclasses.replace(features, matrix=matrix))
+    buyers = before.users.ids
+    more = with_more(before, [(who, sku, 1, "2024-07-01T00:00:00") for who in buyers for sku in ("p28", "p29")])
+    # The lines of set-aside products: one customer has bought the first of them before the day.
+    every = with_more(more, [("c00", "p28", 1, "2024-06-01T00:00:00")]) if everything else None
+    together = BoughtTogether.of(tiny_lines).together
+    together[:, late] = 1000.0
+    known = recommendation.known_at(more, DAY, everything=every)
+    customers = [*buyers, "nobody"]
+
+    def lists(top, **options):
+        return listed(BoughtTogether(together), known, customers, titles, top=top, **options)
+
+    for repeat in ("exclude", "include"):
+        frame = lists(28, repeat=repeat)
+        assert not set(frame["sku"]) & {"p28", "p29"}
+        assert len(frame[frame["customer_id"] == "nobody"]) == 28  # all that were sold, and no more
+        frame = lists(4, repeat=repeat, new_places=2)
+        new = frame[frame["basis"] == "attributes"]
+        has_history = set(frame.loc[frame["basis"] != "popular", "customer_id"])
+        expected = has_history - ({"c00"} if everything and repeat == "exclude" else set())
+        assert set(new["sku"]) == {"p28"} and set(new["customer_id"]) == expected
+        assert "p29" not in set(frame["sku"]) and set(frame.groupby("customer_id").size()) == {4}
+    with pytest.raises(InputError, match="--top is 29; expected 1 to 28, the number of products sold by 2024-06-30"):
+        lists(29)
+    later = recommended_on(BoughtTogether(together), more, "2024-07-01", ["nobody"], titles, top=2)
+    assert later["sku"].tolist() == ["p28", "p29"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from aejax.headings import task_columns
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -100,16 +102,13 @@ def _print_tasks(console: Console, models: Mapping[str, Mapping[str, Any]], resu
     """ndcg@100 of both tasks, a row per model, and what they are."""
     from rich.table import Table
 
-    from aejax.report import COLD_COLUMNS, TASK_COLUMNS
-
-    is_cold = "cold" in next(iter(models.values()))
-    columns = COLD_COLUMNS if is_cold else TASK_COLUMNS
+    columns = task_columns(next(iter(models.values())))
     table = Table("ndcg@100", *columns, show_lines=True)
     for name, tasks in models.items():
         found = [tasks[task][kind] if kind else tasks[task] for task, kind in columns.values()]
         table.add_row(name, *(_cell(one["metrics"]["ndcg@100"]) if one["metrics"] else "-" for one in found))
     console.print(table)
-    if is_cold:
+    if "cold" in next(iter(models.values())):
         console.print(
             "Cold products are in no purchase that the model learnt from. Their purchases are the targets in both "
             "columns: in lists of cold products alone, and in lists of all products."

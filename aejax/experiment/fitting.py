@@ -165,6 +165,10 @@ def fit(
         config = resolved(config, prepared, settings)
         for sentence in attributes.summary_lines(attributes.report(prepared.attributes)):
             say(sentence)
+        family = registry.family(config.model)
+        if prepared.interactions.item_features is not None and not family.fits_split:  # whose parts differ in it
+            use = "those of products" if family.uses_attributes(settings) else "none of them"
+            say(f"Model {config.model} uses {use}.")
         saved = _SavedProgress(unfinished)
 
         def both(stage: str, record: Mapping[str, Any]) -> None:

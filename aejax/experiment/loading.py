@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
@@ -62,22 +61,23 @@ def evaluate_run(run: Run) -> dict[str, Any]:
     return metrics_json(run.prepared, evaluate_test(run.model, run.prepared))
 
 
-def known_on(run: Run, on: str | None) -> tuple[recommendation.Known | None, str]:
-    """What a run's data know on a day (None: no day is given), and a sentence on what of the run is later than that,
+def known_on(run: Run, on: str | None = None) -> tuple[recommendation.Known, str]:
+    """What a run's data know on a day (None: all that there is), and a sentence on what of the run is later than that,
     empty where nothing is.
 
     Raises:
       InputError: see `recommendation.known_at`.
     """
-    if on is None:
-        return None, ""
-    known = recommendation.known_at(run.prepared.interactions, on)
+    lines = run.prepared.interactions
+    has_new = run.config.data.new_products  # whose few purchases the lines lack
+    everything = onto(run.prepared.dataset.interactions, lines.users, lines.items) if has_new else None
+    known = recommendation.known_at(lines, on, everything=everything)
     if not known.later:
         return known, ""
     parts = run.prepared.split
     learned = (parts.train if parts.refit is None else parts.refit).at
     assert learned is not None
-    noun = "order lines" if run.prepared.interactions.order is None else "orders"
+    noun = "order lines" if lines.order is None else "orders"
     note = f"{known.later:,} {noun} after --on {on} were not looked at"
     if learned.max() > known.as_of:
         note += f", but the model has learned from orders up to {learned.max()}"
@@ -114,21 +114,14 @@ def recommend(
             f"--include-new {include_new:g} of --top {top} is less than one place; give a larger share, or --top "
             f"{math.ceil(1 / include_new)} or more"
         )
-    lines = run.prepared.interactions
-    everything = onto(run.prepared.dataset.interactions, lines.users, lines.items) if include_new else None
-    if everything is not None and everything.at is not None and known is not None:
-        everything = everything.take(everything.at <= known.as_of)
     return recommendation.recommend(
         run.model,
-        lines if known is None else known.lines,
+        known_on(run)[0] if known is None else known,
         list(run.prepared.dataset.customers["customer_id"]) if customers is None else customers,
         titles(run.prepared.dataset),
         top=top,
         repeat=repeat or run.prepared.split_config.repeat,
-        as_of=None if known is None else known.as_of,
-        is_new=np.bincount(lines.item, minlength=len(lines.items)) == 0 if run.config.data.new_products else None,
         new_places=new_places,
-        known=everything,
     )
 
 

@@ -106,7 +106,7 @@ def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> 
     solution, scale = UserSolution.restore(state, settings.xi), np.asarray(state["scale"])
     if "own" in state:
         return user_weights(solution, np.asarray(state["own"]), scale, settings)
-    return multiplied_out(solution, scale, settings)
+    return multiplied_out(solution, scale, settings)[0]
 
 
 def factorise(train: Interactions, settings: EASESettings) -> Spectrum | None:

@@ -1,11 +1,11 @@
-"""Whether scores between customers, which are made in float32, are those of the system that was solved."""
+"""Whether scores, which are made in float32, are those of the system that was solved between customers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse as sp
-
-from aejax.models.linear.scoring import UserWeights
 
 # Customers of either kind whose scores are looked at, and the most by which one may be wrong, as a share of the
 # largest.
@@ -15,7 +15,16 @@ LARGEST_ERROR = 1e-2
 STEPS = 6
 
 
-def check_scores(model: UserWeights, inverse: np.ndarray, columns: sp.csr_array, targets: sp.csr_array) -> None:
+def check_scores(
+    scores: Callable[[sp.csr_array], np.ndarray],
+    own: np.ndarray,
+    scale: np.ndarray,
+    *,
+    inverse: np.ndarray,
+    columns: sp.csr_array,
+    targets: sp.csr_array,
+    ridge: np.ndarray,
+) -> None:
     """Refuses what float32 cannot score, though it may have been solved in float64: refinement runs away once
     `|K|` is about `1 / eps`, and a score is a small difference where a product's own share is large.
 
@@ -23,22 +32,24 @@ def check_scores(model: UserWeights, inverse: np.ndarray, columns: sp.csr_array,
     sums in float64.
 
     Args:
-      model: what is checked.
+      scores: of the model that is checked: rows of n customers, `[n, I]` float32 -> their scores `[n, I]`.
+      own: `g / L`, `[I]`.
+      scale: `n ** item_power`, `[I]`.
       inverse: M, `[U, U]`, in the floats in which it was solved.
       columns: `Xw'`, `[I, U]`.
       targets: `Yw'`, `[I, U]`.
+      ridge: the diagonal of L, `[I]`.
 
     Raises:
       numpy.linalg.LinAlgError: the two differ by more than `LARGEST_ERROR`.
     """
-    own, scale, ridge = (np.asarray(model.beside[name]) for name in ("own", "scale", "ridge"))
     by_user = sp.csr_array(columns.T, dtype=np.float64)
     over_ridge = sp.csr_array(by_user / ridge)
     strength = np.asarray(over_ridge.multiply(by_user).sum(axis=1)).ravel()
     spread = np.linspace(0, len(strength) - 1, CUSTOMERS).astype(int)
     chosen = np.unique(np.append(spread, np.argsort(-strength)[:CUSTOMERS]))
     rows = by_user[chosen]
-    found = np.asarray(model.scores(model.batch(sp.csr_array(rows, dtype=np.float32))))
+    found = scores(sp.csr_array(rows, dtype=np.float32))
     scaled = rows.toarray() * scale
     overlap = scaled @ over_ridge.T
     solved, left = np.zeros_like(overlap), overlap

@@ -15,7 +15,7 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from aejax import devices, dissection, memory, solve
-from aejax.batching import sparse_rows
+from aejax.batching import pad_rows, sparse_rows
 from aejax.interactions import Interactions
 from aejax.matrix import from_state, scale_rows, to_state, weighted_rows
 from aejax.models.linear.accuracy import check_scores
@@ -256,6 +256,11 @@ class UserSolution:
         answers = solved if self.targets is self.columns else self._solved(self.targets[start:stop])
         return _plus_scaled(answers, solved, own), own
 
+    def check(self, scores: Callable[[sp.csr_array], np.ndarray], own: np.ndarray, scale: np.ndarray) -> None:
+        """`check_scores` of what is made of it."""
+        parts = {"inverse": self.inverse, "columns": self.columns, "targets": self.targets, "ridge": self.ridge}
+        check_scores(scores, own, scale, **parts)
+
     def state(self) -> dict[str, Any]:
         """What a run stores of it beside M."""
         state = {"columns": to_state(self.columns), "ridge": self.ridge}
@@ -339,8 +344,9 @@ def _times(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
 
 def _solve_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserWeights:
     solution = _by_users(system, settings, factors)
-    weights = user_weights(solution, solution.own(), system.scale, settings)
-    check_scores(weights, solution.inverse, solution.columns, solution.targets)
+    own = solution.own()
+    weights = user_weights(solution, own, system.scale, settings)
+    solution.check(lambda rows: np.asarray(weights.scores(weights.batch(rows))), own, system.scale)
     return weights
 
 
@@ -365,27 +371,31 @@ def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, set
 
 
 def _solve_users_to_items(system: System, settings: EASESettings, factors: Spectrum | None) -> ItemWeights:
-    return multiplied_out(_by_users(system, settings, factors), system.scale, settings)
+    solution = _by_users(system, settings, factors)
+    model, own = multiplied_out(solution, system.scale, settings)
+    solution.check(lambda rows: np.asarray(model.scores(pad_rows(rows))), own, system.scale)
+    return model
 
 
-def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESettings) -> ItemWeights:
-    """The weights between products, a block of their columns at a time."""
+def multiplied_out(solution: UserSolution, scale: np.ndarray, settings: EASESettings) -> tuple[ItemWeights, np.ndarray]:
+    """The weights between products, a block of their columns at a time, and `g / L`, `[I]`."""
     columns = solution.columns
     back = scale_rows(columns, 1 / solution.ridge)
     count = columns.shape[0]
-    weights = solve.empty(count, count)
+    weights, every_own = solve.empty(count, count), np.empty(count)
 
     def fill(start: int, stop: int) -> None:
         answers, own = solution.answers(start, stop)
+        every_own[start:stop] = own
         block = np.asarray(back @ np.ascontiguousarray(answers.T))
         block[np.arange(start, stop), np.arange(stop - start)] -= own.astype(np.float32)
         weights[:, start:stop] = block
 
     solve.in_blocks(count, solve.THROUGH_SPARSE, fill)
     if len(solution.inverse) <= EXACT:
-        return _item_weights(weights, scale, settings, True, "users")
+        return _item_weights(weights, scale, settings, True, "users"), every_own
     smaller = {**solution.state(), **lower_half(solution.inverse), "scale": scale}
-    return dataclasses.replace(_item_weights(weights, scale, settings, True, "users"), smaller=smaller)
+    return dataclasses.replace(_item_weights(weights, scale, settings, True, "users"), smaller=smaller), every_own
 
 
 def _item_weights(

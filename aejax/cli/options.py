@@ -1,0 +1,121 @@
+"""Options that commands share, and what is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from aejax.errors import InputError
+
+if TYPE_CHECKING:
+    from aejax.config import DataConfig, RunConfig, SplitConfig
+    from aejax.interactions import Dataset
+
+Protocol = Literal["users", "items", "last-order", "time", "predefined", "cold-items", "reconstruction"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """Options that fit and compare share."""
+
+    split: Protocol | None = None
+    """What is held out; default: predefined where the folder brings a split, else time, else users."""
+    test_share: float = 0.1
+    """time: share of the period that is held out."""
+    cut: str | None = None
+    """time: the date that starts the test part (UTC; 2024-05-01T18:00 is a time of it), in place of --test-share."""
+    repeat: Literal["exclude", "include"] = "exclude"
+    """Whether what a customer has bought before counts as a target and may be recommended."""
+    values: str | None = None
+    """Cells of the matrix: binary, quantity, log1p-quantity, orders, log1p-orders or recency."""
+    min_customers: int | None = None
+    """Set products aside that fewer customers bought; default: 10 for shop tables, 1 for public formats."""
+    min_rating: float | None = None
+    """MovieLens: drop ratings below; default: every rating counts."""
+    attributes: str | None = None
+    """column=kind,...: how columns of products and customers are used in place of what they look like: category,
+    number, text or none."""
+    new_products: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Keep products set aside or never bought, for a model to score by their attributes: recommend --include-new."""
+    split_seed: int = 0
+    """Seed of the split."""
+    settings: Path | None = None
+    """JSON file {model: {setting: value}}, such as scripts/settings/*.json."""
+    set: tuple[str, ...] = ()
+    """key=value of any setting of the model or its training, such as --set latent_dim=64 batch_size=100."""
+    epochs: int | None = None
+    """The most epochs; the same as --set epochs=N."""
+    device: Literal["cpu", "gpu", "tpu"] | None = None
+    """Where to compute; default: the best that JAX finds."""
+
+    def data_config(self, data: Path) -> DataConfig:
+        """What is read."""
+        from aejax.config import DataConfig
+
+        return DataConfig(
+            str(data), self.min_customers, self.min_rating, attribute_kinds(self.attributes), self.new_products
+        )
+
+    def split_config(self) -> SplitConfig:
+        """What is held out."""
+        from aejax.config import SplitConfig
+
+        return SplitConfig(self.split, self.test_share, self.cut, self.repeat, self.split_seed)
+
+    def given_settings(self) -> dict[str, str]:
+        """--set, --values and --epochs as one mapping."""
+        given = {}
+        for pair in self.set:
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                raise InputError(f'--set got "{pair}"; expected key=value, such as --set latent_dim=64')
+            given[key.strip()] = value.strip()
+        if self.values is not None:
+            given["values"] = self.values
+        if self.epochs is not None:
+            given["epochs"] = str(self.epochs)
+        return given
+
+    def stored_settings(self) -> dict[str, Any]:
+        """--settings as model -> its settings."""
+        if self.settings is None:
+            return {}
+        from aejax import registry, runs
+
+        stored = runs.read_json(self.settings)
+        if not isinstance(stored, dict) or not all(isinstance(own, dict) for own in stored.values()):
+            raise InputError(f'{self.settings} must hold {{"model": {{"setting": value}}}}')
+        for name in stored:
+            registry.family(name)
+        return stored
+
+    def run_config(self, data: Path, model: str, seed: int) -> RunConfig:
+        """All of a run of one model."""
+        from aejax import experiment
+        from aejax.config import RunConfig, TrainingConfig
+
+        given = experiment.own_settings(model, self.given_settings(), self.stored_settings())
+        return RunConfig(self.data_config(data), self.split_config(), TrainingConfig(seed, self.device), model, given)
+
+    def read(self, data: Path, run: Path | None, resume: bool, model: str, last: str) -> tuple[Dataset | None, Path]:
+        """The data, None where a run that is resumed holds them, and the run: as given, or its default place."""
+        from aejax import datasets, experiment
+
+        if resume and run is not None:
+            return None, run
+        dataset = datasets.read(data, min_rating=self.min_rating)
+        if run is None:
+            run = experiment.default_run(data, model, dataset.interactions, self.split, last)
+        return None if resume else dataset, run
+
+
+def attribute_kinds(given: str | None) -> dict[str, str]:
+    """--attributes as column -> kind."""
+    pairs = [pair.rpartition("=") for pair in (given or "").split(",") if pair]
+    for column, equals, kind in pairs:
+        if not equals or not column.strip():
+            raise InputError(f'--attributes got "{kind}"; expected column=kind, such as title=text,brand=category')
+    return {column.strip(): kind.strip() for column, _, kind in pairs}
