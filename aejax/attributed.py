@@ -27,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,14 +59,14 @@ class AttributedSettings(NetworkSettings):
     attributes: bool = False
 
 
-class HasEnds(Protocol):
+class HasEnds(nnx.Module):
     """A module that begins and ends with a layer over the products; one built with `customers=Fu` has the parameter
-    `customers` `[Fu, H]`, by which it multiplies a batch's `customers`.
+    `customers` `[Fu, H]`, by which it multiplies a batch's `customers`, and adds that to the first layer's sum.
     """
 
     def ends(self) -> tuple[nnx.Linear, nnx.Linear]:
         """The layers `[I, H]` and `[H', I]`."""
-        ...
+        raise NotImplementedError
 
 
 class Attributed(nnx.Module):
@@ -74,12 +74,12 @@ class Attributed(nnx.Module):
     last bias.
     """
 
-    def __init__(self, items: int, rngs: nnx.Rngs, *, build: Callable[..., Any], features: int):
+    def __init__(self, items: int, rngs: nnx.Rngs, *, build: Callable[..., HasEnds], features: int):
         self.module = build(items, rngs=rngs)
         first, last = self.module.ends()
         self.vectors = nnx.Param(jnp.zeros((features, first.kernel.shape[1] + last.kernel.shape[0] + 1)))
 
-    def summed(self, products: Batch) -> Any:
+    def summed(self, products: Batch) -> HasEnds:
         """The features of all products -> the module whose kernels and bias are their own plus their features'."""
         first, last = self.module.ends()
         cuts = np.cumsum([first.kernel.shape[1], last.kernel.shape[0]])
@@ -89,14 +89,14 @@ class Attributed(nnx.Module):
         last.bias[...] = last.bias[...] + bias[:, 0]
         return self.module
 
-    def of_training(self, products: Batch, bought: jax.Array) -> Any:
+    def of_training(self, products: Batch, bought: jax.Array) -> HasEnds:
         """The same, without the products that nobody bought, of `bought` `[I]`."""
         module = self.summed(products)
         _, last = module.ends()
         last.bias[...] = jnp.where(bought, last.bias[...], NEVER)
         return module
 
-    def fitted(self, products: Batch, bought: jax.Array) -> Any:
+    def fitted(self, products: Batch, bought: jax.Array) -> HasEnds:
         """The same, where what is the own of a product that nobody bought is the mean over the others."""
         first, last = self.module.ends()
         for variable, axis in ((first.kernel, 0), (last.kernel, 1), (last.bias, 0)):
@@ -149,7 +149,7 @@ def customer_features(train: Interactions) -> sp.csr_array | None:
 
 
 def _fit(
-    build: Callable[..., nnx.Module],
+    build: Callable[..., HasEnds],
     loss: Callable[..., jax.Array],
     train: Interactions,
     settings: AttributedSettings,
@@ -187,9 +187,9 @@ def _fit(
     def made_of_sums(graphdef: nnx.GraphDef, params: dict[str, Any], *others: Any) -> Network:
         return made(plain, params_of_sums(graphdef, params), *others)
 
-    build = partial(Attributed, build=build, features=products.shape[1])
+    attributed = partial(Attributed, build=build, features=products.shape[1])
     return network.fit_network(
-        build, loss_of_sums, train, settings, unit=unit, customers=customers, made=made_of_sums, **training
+        attributed, loss_of_sums, train, settings, unit=unit, customers=customers, made=made_of_sums, **training
     )
 
 

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.attributed import AttributedSettings, fit_and_restore
+from aejax.attributed import AttributedSettings, HasEnds, fit_and_restore
 from aejax.batching import Batch, densify, drop_inputs, product, weighted_targets
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
@@ -83,7 +83,7 @@ class MultVAESettings(MultDAESettings):
         check_counts(self, "anneal_steps")
 
 
-class MultAE(nnx.Module):
+class MultAE(HasEnds):
     """Layers I - hidden - code - hidden mirrored - I with tanh. The code is z_mean and z_log_var if variational."""
 
     def __init__(
