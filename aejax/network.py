@@ -139,7 +139,7 @@ def _largest_is_1(matrix: sp.csr_array) -> sp.csr_array:
 
 
 def _training_rows(
-    train: Interactions, settings: NetworkSettings, unit: bool, customers: sp.csr_array | None
+    train: Interactions, settings: NetworkSettings, unit: bool, customers: sp.csr_array | None = None
 ) -> tuple[sp.csr_array, dict[str, sp.csr_array]]:
     """The inputs of all who bought something, `[n, I]`, and their `targets` and `weights` where these are others, and
     their features of `customers` `[U, Fu]`.
