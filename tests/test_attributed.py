@@ -234,13 +234,12 @@ def test_products_that_nobody_bought_are_ranked_by_their_attributes_and_by_chanc
     assert share_of_own_cold(fitted(name, planted, SMALL), planted) < 0.6
 
 
-def test_attributes_of_products_alone_make_a_plain_network(planted):
+def test_attributes_of_products_alone_make_a_plain_network_also_without_a_hidden_layer(planted):
     lines = dataclasses.replace(planted, user_features=None)
-    model = fitted("multvae", lines, SMALL | {"attributes": True})
-    plain = fitted("multvae", lines, BRIEF)
-    assert type(model) is type(plain) and jax.tree.map(jnp.shape, model.state()) == jax.tree.map(
-        jnp.shape, plain.state()
-    )
+    model = fitted("multvae", lines, SMALL | {"hidden": (), "attributes": True})
+    plain = fitted("multvae", lines, BRIEF | {"hidden": ()})
+    assert type(model) is type(plain)
+    assert jax.tree.map(jnp.shape, model.state()) == jax.tree.map(jnp.shape, plain.state())
     assert share_of_own_cold(model, lines) > 0.95
 
 
@@ -364,6 +363,7 @@ OPTIONS = ("--model", "multvae", "--min-customers", 2, "--epochs", 15)
 SET = ("--set", "attributes=true", "hidden=8", "latent_dim=4", "learning_rate=.02", "batch_size=8")
 
 
+@pytest.mark.slow
 def test_a_run_gives_its_figures_again_and_recommends_new_products(shop, tmp_path, capsys):
     folder = tmp_path / "run"
     assert run("fit", shop, *OPTIONS, *SET, "--split", "last-order", "--new-products", "--run", folder) == 0
@@ -376,6 +376,7 @@ def test_a_run_gives_its_figures_again_and_recommends_new_products(shop, tmp_pat
     assert len(new) == 40 and (new["sku"] == expected).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_cold_items_give_their_figures_again(shop, tmp_path):
     options = ("--split", "cold-items", "--epochs", 3, "--run", tmp_path / "run")
     assert run("fit", shop, "--model", "multdae", "--min-customers", 2, *SET, *options) == 0
