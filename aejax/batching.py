@@ -33,6 +33,8 @@ class Batch(NamedTuple):
         where the model does not ask who a row belongs to.
       targets: `[B, L]` float32, what is to be predicted of the same cells; None: their values.
       weights: `[B, L]` float32, what a loss weighs the same cells by; None: 1, as every other cell.
+      customers: rows of another matrix, `[U, Fu]`, with the features of whom the rows belong to; None where the model
+        does not ask for them.
     """
 
     items: jax.Array
@@ -40,6 +42,7 @@ class Batch(NamedTuple):
     users: jax.Array | None = None
     targets: jax.Array | None = None
     weights: jax.Array | None = None
+    customers: Batch | None = None
 
 
 class SparseRows(NamedTuple):
@@ -140,22 +143,31 @@ def epoch_order(key: jax.Array, users: int, batch_size: int) -> jax.Array:
 
 
 def row_examples(
-    matrix: sp.csr_array, *, targets: sp.csr_array | None = None, weights: sp.csr_array | None = None
+    matrix: sp.csr_array,
+    *,
+    targets: sp.csr_array | None = None,
+    weights: sp.csr_array | None = None,
+    customers: sp.csr_array | None = None,
 ) -> Examples:
     """CSR `[U, I]` -> its rows as examples, each once in a pass: the inputs of an autoencoder are its targets, but for
-    what `sparse_rows` takes beside them.
+    what `sparse_rows` takes beside them. `customers` `[U, Fu]` are the features of whom the rows belong to.
     """
     rows, length = sparse_rows(matrix, targets=targets, weights=weights)
+    known, most = (None, 0) if customers is None else sparse_rows(customers)
     users, items = int(matrix.shape[0]), int(matrix.shape[1])
 
-    def draw(rows: SparseRows, key: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    def draw(data: Any, key: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
         order = epoch_order(key, users, batch_size)
         return order, jnp.zeros(order.shape[0], jnp.int32)
 
-    def cut(rows: SparseRows, chosen: jax.Array) -> tuple[Batch, jax.Array]:
-        return gather_rows(rows, chosen, length, items), (chosen < users).astype(jnp.float32)
+    def cut(data: tuple[SparseRows, SparseRows | None], chosen: jax.Array) -> tuple[Batch, jax.Array]:
+        rows, known = data
+        batch = gather_rows(rows, chosen, length, items)
+        if known is not None and customers is not None:
+            batch = batch._replace(customers=gather_rows(known, chosen, most, customers.shape[1]))
+        return batch, (chosen < users).astype(jnp.float32)
 
-    return Examples(rows, users, draw, (cut,))
+    return Examples((rows, known), users, draw, (cut,))
 
 
 def pad_rows(matrix: sp.csr_array, *, rows: int | None = None, length: int | None = None) -> Batch:

@@ -139,9 +139,11 @@ def _largest_is_1(matrix: sp.csr_array) -> sp.csr_array:
 
 
 def _training_rows(
-    train: Interactions, settings: NetworkSettings, unit: bool
+    train: Interactions, settings: NetworkSettings, unit: bool, customers: sp.csr_array | None = None
 ) -> tuple[sp.csr_array, dict[str, sp.csr_array]]:
-    """The inputs of all who bought something, `[n, I]`, and their `targets` and `weights` where these are others."""
+    """The inputs of all who bought something, `[n, I]`, and their `targets` and `weights` where these are others, and
+    their features of `customers` `[U, Fu]`.
+    """
     scaled = _largest_is_1 if unit else lambda matrix: matrix
     matrix = settings.train_matrix(train)
     kept = np.diff(matrix.indptr) > 0
@@ -153,6 +155,8 @@ def _training_rows(
     if settings.target_weight != "binary":
         weights = user_item_matrix(train, settings.target_weight, half_life=settings.half_life, setting="target_weight")
         columns["weights"] = weights[kept]
+    if customers is not None:
+        columns["customers"] = customers[kept]
     return scaled(matrix[kept]), columns
 
 
@@ -183,6 +187,8 @@ def fit_network(
     settings: NetworkSettings,
     *,
     unit: bool,
+    customers: sp.csr_array | None = None,
+    made: Callable[..., Network] | None = None,
     **training: Any,
 ) -> tuple[Network, Progress]:
     """Train a module on every user of `train` that has a purchase.
@@ -193,18 +199,21 @@ def fit_network(
       train: purchases.
       settings: the network's settings.
       unit: divide inputs and targets by each user's largest value.
+      customers: `[U, Fu]`, features of the customers of `train`, for the batches; None: the module asks for none.
+      made: makes the fitted network of what is trained, with the arguments of `Network`; None: `Network` itself.
       **training: see `train_network`.
 
     Returns:
       The network of the best epoch, and the progress at the end.
     """
     items = len(train.items)
-    matrix, columns = _training_rows(train, settings, unit)
+    matrix, columns = _training_rows(train, settings, unit, customers)
+    make = Network if made is None else made
     return train_network(
         build,
         loss,
         batching.row_examples(matrix, **columns),
-        lambda graphdef, params: Network(graphdef, params, items, settings, unit),
+        lambda graphdef, params: make(graphdef, params, items, settings, unit),
         settings,
         items=items,
         **training,

@@ -105,8 +105,9 @@ def tune(
 def _saying_nothing(train: Interactions, family: Family) -> set[str]:
     """Settings of the family's search that make no difference with these data."""
     has_repeats = rhythm.is_timed(train) and len(np.unique(train.pair)) < len(train)
+    has_attributes = train.item_features is not None or (family.is_network and train.user_features is not None)
     return {
-        *(() if train.item_features is not None else family.of_attributes),
+        *(() if has_attributes else family.of_attributes),
         *(() if has_repeats else family.of_repeats),
     }
 

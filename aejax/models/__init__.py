@@ -126,8 +126,8 @@ class Family:
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
       is_network: trained in epochs, or made of what may be: fits with other seeds differ.
       factorisation: what `fit(train, settings, factors=)` of a closed form can share with other settings.
-      of_attributes: settings that say something only where the data have attributes of products; where one of them is
-        not 0, the model uses them.
+      of_attributes: settings that say something only where the data have attributes, of products or for a network of
+        customers; where one of them is not 0, the model uses them.
       of_repeats: settings that say something only where products are bought again, on known dates.
       needs_attributes: the model uses them whatever its settings.
       fits_split: made of other models, and makes its own choices on validation.

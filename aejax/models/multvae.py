@@ -19,6 +19,8 @@ Where we differ, and why:
 * the last, smaller batch of an epoch is trained like the others, its mean taken over the users it has.
 * `anneal_steps` defaults to None, which means: see `annealing_length`. The paper's 200,000 updates are those of
   hundreds of thousands of users; on a shop of a few thousand they never arrive, and beta would stay near 0.
+* with `attributes` the first and the last layer know those of products and customers: see `aejax.attributed`. The
+  weight decay is that of the kernels in use, a product's own and its features' together.
 """
 
 from __future__ import annotations
@@ -32,14 +34,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, drop_inputs, weighted_targets
+from aejax.attributed import AttributedSettings, HasEnds, fit_and_restore
+from aejax.batching import Batch, densify, drop_inputs, product, weighted_targets
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
-from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows, xavier_linear
+from aejax.network import linear_of_rows, xavier_linear
 
 
 @dataclasses.dataclass(frozen=True)
-class MultDAESettings(NetworkSettings):
+class MultDAESettings(AttributedSettings):
     """Settings of `multdae`.
 
     Attributes:
@@ -80,20 +83,39 @@ class MultVAESettings(MultDAESettings):
         check_counts(self, "anneal_steps")
 
 
-class MultAE(nnx.Module):
+class MultAE(HasEnds):
     """Layers I - hidden - code - hidden mirrored - I with tanh. The code is z_mean and z_log_var if variational."""
 
-    def __init__(self, items: int, rngs: nnx.Rngs, *, hidden: tuple[int, ...], latent_dim: int, variational: bool):
+    def __init__(
+        self,
+        items: int,
+        rngs: nnx.Rngs,
+        *,
+        hidden: tuple[int, ...],
+        latent_dim: int,
+        variational: bool,
+        customers: int = 0,
+    ):
+        """`customers`: how many features of a batch's customers join the first layer."""
         self.items = items
         self.variational = variational
         code = 2 * latent_dim if variational else latent_dim
         self.encoder = nnx.List([xavier_linear(i, o, rngs) for i, o in pairwise((items, *hidden, code))])
         self.decoder = nnx.List([xavier_linear(i, o, rngs) for i, o in pairwise((latent_dim, *hidden[::-1], items))])
+        size = self.encoder[0].kernel.shape[1]
+        self.customers = nnx.Param(jnp.zeros((customers, size))) if customers else None
+
+    def ends(self) -> tuple[nnx.Linear, nnx.Linear]:
+        """The layers over the products."""
+        return self.encoder[0], self.decoder[-1]
 
     def encode(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """A normalised batch -> z_mean and z_log_var `[B, D]`; without a variational code, the code and zeros."""
         first, *rest = self.encoder
         code = linear_of_rows(first, batch)
+        if self.customers is not None:
+            assert batch.customers is not None
+            code = code + product(batch.customers, self.customers[...])
         for layer in rest:
             code = layer(jnp.tanh(code))
         if self.variational:
@@ -179,6 +201,7 @@ def _loss_of(settings: MultDAESettings, users: int) -> partial[jax.Array]:
 
 
 _SHARED = {
+    "attributes": Choice(("False", "True")),
     "hidden": Choice(("", "300", "600")),
     "latent_dim": Range(32, 400, log=True),
     "dropout": Range(0.2, 0.8),
@@ -190,10 +213,12 @@ MULTDAE = Family(
     {**_SHARED, "weight_decay": Range(1e-3, 1.0, log=True)},
     *fit_and_restore(_build, _loss_of, unit=False),
     is_network=True,
+    of_attributes=("attributes",),
 )
 MULTVAE = Family(
     MultVAESettings,
     {**_SHARED, "anneal_cap": Range(0.05, 1.0, log=True), "anneal_steps": Range(1_000, 200_000, log=True)},
     *fit_and_restore(_build, _loss_of, unit=False),
     is_network=True,
+    of_attributes=("attributes",),
 )
