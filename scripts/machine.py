@@ -20,6 +20,7 @@ from typing import Any
 
 # Bytes that Adam moves for a parameter and step: reads it, its gradient and two moments, writes it and both moments.
 ADAM_BYTES = 28
+RESIDENT = 16  # bytes of a parameter, its gradient and both moments
 # Dense peak of the matrix units in bfloat16 with float32 sums, FLOP/s, from the makers' data sheets; for MFU.
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "TPU v4": 275e12, "TPU v5 lite": 197e12}
 
@@ -32,11 +33,13 @@ class Work:
       flops: multiplications and additions.
       bytes: that go through memory.
       product: (m, k, n) of the matrix product at whose rate the FLOPs are counted: the task's largest.
+      resident: bytes that are gone through again and again; what fits a cache is quicker than main memory.
     """
 
     flops: float
     bytes: float
     product: tuple[int, int, int]
+    resident: int = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Limits:
     Attributes:
       float32: FLOP/s of a product of float32 matrices.
       bfloat16: the same in bfloat16.
-      bandwidth: bytes read and written in a second by a copy.
+      bandwidth: bytes read and written in a second where an array is written over itself.
     """
 
     float32: float
@@ -87,7 +90,7 @@ def _autoencoder(size: Mapping[str, Any], first: int, inner: Sequence[tuple[int,
     layers = [*inner, (last, items)]
     flops = 4.0 * own * first + dense(size["users"], layers)  # no gradient of the inputs
     count = parameters([(items, first), *layers])
-    return Work(flops, float(ADAM_BYTES * count * _steps(size)), (size["batch_size"], last, items))
+    return Work(flops, float(ADAM_BYTES * count * _steps(size)), (size["batch_size"], last, items), RESIDENT * count)
 
 
 def ae_epoch(size: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
@@ -112,8 +115,9 @@ def recvae_epoch(size: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
     encode = 2.0 * cells * hidden + dense(users, inner, passes=1)
     flops = 3 * (encoder + through_decoder) + encode + (encode + through_decoder)
     norms = 5 * 2 * hidden
-    moved = 3 * (parameters([(items, hidden), *inner]) + norms) + parameters([(latent, items)])
-    return Work(flops, float(ADAM_BYTES * moved * _steps(size)), (size["batch_size"], latent, items))
+    of_encoder, of_decoder = parameters([(items, hidden), *inner]) + norms, parameters([(latent, items)])
+    moved = float(ADAM_BYTES * (3 * of_encoder + of_decoder) * _steps(size))
+    return Work(flops, moved, (size["batch_size"], latent, items), RESIDENT * (of_encoder + of_decoder))
 
 
 def ease_fit_and_score(size: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
@@ -142,11 +146,12 @@ def files_read(size: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
     return Work(0.0, float(size["bytes"]), (64, 64, 64))
 
 
-def measure(product: Sequence[int]) -> Limits:
+def measure(product: Sequence[int], resident: int) -> Limits:
     """The rates of this machine now, on the device that JAX has: the best of several, for a limit is one.
 
     Args:
       product: (m, k, n); the rate is that of the product and of the two of its gradients together.
+      resident: bytes of the array whose copy gives the bandwidth.
     """
     import jax
     import jax.numpy as jnp
@@ -157,22 +162,28 @@ def measure(product: Sequence[int]) -> Limits:
     def rate(dtype: Any) -> float:
         matmul = jax.jit(lambda one, other: jnp.matmul(one, other, preferred_element_type=jnp.float32))
         pairs = [(jnp.ones(left, dtype), jnp.ones(right, dtype)) for left, right in shapes]
-        return 6.0 * m * k * n / sum(_best(lambda pair=pair: matmul(*pair)) for pair in pairs)
+        return 6.0 * m * k * n / sum(_best(lambda _, pair=pair: matmul(*pair)) for pair in pairs)
 
-    floats = jnp.ones(2**26, jnp.float32)  # 256 MiB, more than any cache
-    copy = jax.jit(lambda array: array + 1.0)
-    return Limits(rate(jnp.float32), rate(jnp.bfloat16), 2.0 * floats.nbytes / _best(lambda: copy(floats)))
+    # Over itself, as an optimizer does: a new array would have to be asked from the operating system first.
+    over_itself = jax.jit(lambda array: array + 1.0, donate_argnums=0)
+    count = max(1, resident // 4)
+    seconds = _best(lambda array: over_itself(jnp.zeros(count, jnp.float32) if array is None else array))
+    return Limits(rate(jnp.float32), rate(jnp.bfloat16), 8.0 * count / seconds)
 
 
-def _best(call: Callable[[], Any], budget_s: float = 0.3, calls: int = 4) -> float:
-    """The least seconds of a call, of blocks of calls in flight, so that a device's start-up does not count."""
+def _best(call: Callable[[Any], Any], budget_s: float = 0.3, calls: int = 4) -> float:
+    """The least seconds of a call, which is given what it returned before (first None); of blocks of calls in flight,
+    so that a device's start-up does not count.
+    """
     import jax
 
-    jax.block_until_ready(call())
+    result = jax.block_until_ready(call(call(None)))
     times: list[float] = []
     while len(times) < 3 or sum(times) * calls < budget_s:
         start = time.perf_counter()
-        jax.block_until_ready([call() for _ in range(calls)])
+        for _ in range(calls):
+            result = call(result)
+        jax.block_until_ready(result)
         times.append((time.perf_counter() - start) / calls)
     return min(times)
 

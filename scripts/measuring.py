@@ -81,7 +81,9 @@ def measure(
     if task.work is not None:
         size = sides.run(own, peers)["work"]  # a round that is not counted: it tells the size, and warms the disk
         need = task.work(size, options.get("settings", {}))
-        beside.append(sides.own("limits", {"product": need.product, "device": device}, name=LIMITS))
+        beside.append(
+            sides.own("limits", {"product": need.product, "resident": need.resident, "device": device}, LIMITS)
+        )
     reports, words = sides.alternate([own, *beside], repeats, peers=peers, device=device, once_above=once_above)
     limits = reports.pop(LIMITS, [])
     mine = [report[task.figure] for report in reports[own.name]]
@@ -175,7 +177,7 @@ def show(record: Mapping[str, Any]) -> None:
             f"  {'floor':18s} {spread(least['seconds'])}: {least['gflop']:.3g} GFLOP at "
             f"{least['gflops_float32']:.3g} GFLOP/s (bfloat16 {least['gflops_bfloat16']:.3g}) and "
             f"{least['gigabytes']:.3g} GB at {least['gigabytes_a_second']:.3g} GB/s; {least['binds']} binds; aejax "
-            f"reaches {100 * least['share']['median']:.0f}% of its speed"
+            f"reaches {100 * least['share']['median']:.2g}% of its speed"
             + (f", MFU {100 * least['mfu']:.1f}%" if least["mfu"] is not None else "")
         )
     for word in record["words"]:
@@ -192,7 +194,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             if "ratio" in side
         ]
         least = record.get("floor")
-        share = f"{100 * least['share']['median']:.0f}%" if least else ""
+        share = f"{100 * least['share']['median']:.2g}%" if least else ""
         what = " ".join(filter(None, (record["what"], record["data"] and f"({record['data']})")))
         binds = least["binds"] if least else ""
         rows.append(f"| {what} | {spread(record['sides']['aejax'])} | {'; '.join(others)} | {share} | {binds} |")

@@ -1,8 +1,7 @@
-"""aejax's side of each task of the benchmark, in a process of its own; the last line it prints is JSON.
+"""aejax's side of each task of the benchmark, a function each, run by `sides.own` in a process of its own.
 
-    python scripts/own_run.py epoch '{"data": "data/inter/ml-100k-s0", "model": "multvae", "settings": {"epochs": 6}}'
-
-Every function reports its seconds and `work`, what they were spent on. Nothing heavy is imported before its clock runs.
+A function takes JSON and prints JSON: its seconds, and `work`, what they were spent on. What is measured from its start
+imports nothing before its clock runs.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ def environment(files: list[str]) -> dict[str, Any]:
     return {**machine.description(), **runs.environment([Path(file) for file in files])}
 
 
-def limits(product: list[int], device: str | None = None) -> dict[str, Any]:
-    """The machine's rates at this product of matrices, and what it is."""
+def limits(product: list[int], resident: int, device: str | None = None) -> dict[str, Any]:
+    """The machine's rates at this product of matrices and this size of array, and its name."""
     import dataclasses
 
     import machine
@@ -39,7 +38,7 @@ def limits(product: list[int], device: str | None = None) -> dict[str, Any]:
     from aejax import experiment, runs
 
     with experiment.on_device(device):
-        return {**dataclasses.asdict(machine.measure(product)), "device": runs.environment(())["device"]}
+        return {**dataclasses.asdict(machine.measure(product, resident)), "device": runs.environment(())["device"]}
 
 
 def epoch(data: str, model: str, settings: Mapping[str, Any], device: str | None = None) -> dict[str, Any]:

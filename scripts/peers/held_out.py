@@ -61,6 +61,12 @@ def ndcg_at_100(split: Split, scores: Callable[[Any], np.ndarray], size: int = 5
     return float(np.concatenate(found).mean())
 
 
+def peak_megabytes() -> float:
+    """The most memory this process has had."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def report(split: Split, seconds: list[float], **line: Any) -> None:
     """Print the line of a training: the median epoch without the first, which compiles, and what was trained on.
 
@@ -73,4 +79,4 @@ def report(split: Split, seconds: list[float], **line: Any) -> None:
     users, items = split.train.shape
     work |= {"users": users, "items": items, "cells": int(split.train.nnz), "epochs": len(seconds)}
     times = {"epoch_seconds": statistics.median(seconds[1:]), "first_seconds": seconds[0]}
-    sys.stdout.write(json.dumps({**times, **line, "work": work}) + "\n")
+    sys.stdout.write(json.dumps({**times, **line, "megabytes": peak_megabytes(), "work": work}) + "\n")

@@ -34,6 +34,7 @@ if "ray" not in sys.modules:
     _ray.tune = types.ModuleType("tune")
     sys.modules["ray"], sys.modules["ray.tune"] = _ray, _ray.tune
 
+import held_out
 import torch
 
 _load = torch.load
@@ -122,6 +123,7 @@ def main() -> None:
         "epochs": len(seconds),
         "seconds": round(time.perf_counter() - start, 1),
         "epoch_seconds": round(statistics.median(seconds[1:] or seconds), 4),
+        "megabytes": held_out.peak_megabytes(),
         "curve": curve,
         "work": work_of(model, config, train, len(seconds)),
     }
