@@ -6,9 +6,9 @@
     python scripts/benchmark.py growth --out bench
     python scripts/benchmark.py run data/gowalla --model ease --set l2=80
 
-`make bench` makes the peers' environments and runs `tasks`, `quality` and `growth` on the demo shop. Each side of a task
-runs in a process of its own, alternating; a figure is the median [least, most] of the repeats, a ratio the median of
-the ratios pair by pair, and the machine's limits are measured in every round. Machines are noisy: compare figures of
+`make bench` makes the peers' environments and runs `tasks`, `quality` and `growth` on the demo shop. Each side of a
+task runs in a process of its own, alternating; a figure is the median [least, most] of the repeats, a ratio the median
+of the ratios pair by pair, and the machine's limits are measured in every round. Machines are noisy: compare figures of
 one run only.
 """
 
