@@ -85,6 +85,7 @@ def line(curve: dict[str, Any]) -> str:
 def plot(curves: Sequence[dict[str, Any]], out: Path) -> None:
     """Seconds and memory over what grows, all models of one axis, as SVG."""
     from matplotlib import pyplot
+    from matplotlib.ticker import NullLocator
 
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for name, label, panel in zip(("seconds", "megabytes"), ("seconds", "peak memory, MB"), panels, strict=True):
@@ -98,6 +99,8 @@ def plot(curves: Sequence[dict[str, Any]], out: Path) -> None:
             text = f"{curve['model']}, n^{curve['exponents'][name]:.2f}"
             panel.errorbar(curve["sizes"], medians, ends, marker="o", capsize=3, label=text)
         panel.set(xscale="log", yscale="log", xlabel=curves[0]["axis"], ylabel=label)
+        panel.set_xticks(curves[0]["sizes"], [f"{size:,}" for size in curves[0]["sizes"]])
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.legend(frameon=False)
     figure.savefig(out / f"growth-{curves[0]['axis'].replace(' ', '-')}.svg", metadata={"Date": None})
     pyplot.close(figure)

@@ -62,19 +62,13 @@ def fit_and_score(data: str, model: str, settings: Mapping[str, Any], device: st
     """A closed form from train lines to the scores of all customers, warm."""
     import jax
 
-    from aejax import batching, experiment, registry
+    from aejax import batching, experiment
     from aejax.evaluation import validator
     from aejax.interactions import Histories
 
     with experiment.on_device(device):
         parts = _parts(data)
         train, size = parts.train, batching.scoring_chunk(len(parts.train.items))
-        family, made = registry.family(model), registry.make_settings(model, settings)
-
-        def fit_model() -> Any:
-            fitted = family.fit(train, made)
-            jax.block_until_ready(fitted.state())
-            return fitted
 
         def score_all() -> None:
             batch = fitted.encode(Histories(train, None))
@@ -82,7 +76,7 @@ def fit_and_score(data: str, model: str, settings: Mapping[str, Any], device: st
                 piece = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], batch)
                 jax.block_until_ready(fitted.scores(piece))
 
-        fit, fitted = _warm(fit_model)
+        fit, fitted = _warm(lambda: _fit_closed(train, model, settings))
         score, _ = _warm(score_all)
         return {
             "fit_and_score_seconds": fit + score,
@@ -244,7 +238,7 @@ def synthetic_epoch(
     settings: Mapping[str, Any],
     device: str | None = None,
 ) -> dict[str, Any]:
-    """An epoch, or the fit of a closed form, on a synthetic shop; for the growth curves."""
+    """An epoch, or the fit of a closed form, warm, on a synthetic shop; for the growth curves."""
     from aejax import experiment, registry
 
     with experiment.on_device(device):
@@ -253,11 +247,7 @@ def synthetic_epoch(
             fitted, seconds = _train(train, model, settings)
             figure = statistics.median(seconds[1:])
         else:
-            made = registry.make_settings(model, settings)
-            start = time.perf_counter()
-            fitted = registry.family(model).fit(train, made)
-            fitted.state()
-            figure = time.perf_counter() - start
+            figure, fitted = _warm(lambda: _fit_closed(train, model, settings))
         return {"seconds": figure, "work": _size(train, fitted, settings), **_memory()}
 
 
@@ -322,6 +312,17 @@ def _fit(train: Any, model: str, settings: Mapping[str, Any], seed: int, validat
         on_epoch=note,
         resume=lambda progress: progress,
     )[0]
+
+
+def _fit_closed(train: Any, model: str, settings: Mapping[str, Any]) -> Any:
+    """A closed form or a rule, when it is there."""
+    import jax
+
+    from aejax import registry
+
+    fitted = registry.family(model).fit(train, registry.make_settings(model, settings))
+    jax.block_until_ready(fitted.state())
+    return fitted
 
 
 def _train(train: Any, model: str, settings: Mapping[str, Any], seed: int = 0) -> tuple[Any, list[float]]:
