@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 DATA := data/prepared_data
 DEMO := checkpoints/demo
 SETTINGS := scripts/settings/completejourney-time.json
+PEERS := .peers
+INTER := data/inter
+BENCH := bench
 
-.PHONY: demo test lint lock table
+.PHONY: demo test lint lock table bench
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +44,26 @@ lint: $(VENV)/installed
 # The README's results table.
 table: $(VENV)/installed
 	$(BIN)/python scripts/results_table.py $(DATA) --settings $(SETTINGS)
+
+# An environment of its own for each peer of the benchmark; without one the benchmark says so and goes on. What a file
+# names after "no-deps:" asks for versions that cannot stand beside the rest.
+$(PEERS)/%/installed: scripts/peers/%.txt
+	@echo "Installing the peer $* (minutes on a first run) ..."
+	@$(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet -r $< \
+		&& sed -n 's/^# no-deps: //p' $< | xargs -r $(@D)/bin/python -m pip install --quiet --no-deps \
+		&& touch $@ || { rm -rf $(@D); echo "The peer $* cannot be installed here; it is left out."; }
+
+PEER_ENVIRONMENTS := $(patsubst scripts/peers/%.txt,$(PEERS)/%/installed,$(wildcard scripts/peers/*.txt))
+
+# Speed beside the peers and the machine's limits, to a given quality, and as the data grow; figures and plots in bench/.
+# Only on a machine that does nothing else.
+bench: $(VENV)/installed $(PEER_ENVIRONMENTS)
+	$(BIN)/aejax data completejourney --out $(DATA)
+	$(BIN)/python scripts/write_inter.py $(DATA) --out $(INTER) --split-seeds 1
+	$(BIN)/python scripts/benchmark.py tasks --split $(INTER)/$(notdir $(DATA))-s0 --shop $(DATA) --peers $(PEERS) \
+		--out $(BENCH)
+	$(BIN)/python scripts/benchmark.py quality --split $(INTER)/$(notdir $(DATA))-s0 --peers $(PEERS) --out $(BENCH)
+	$(BIN)/python scripts/benchmark.py growth --out $(BENCH)
 
 # Pins versions and hashes for every platform; needs uv (pip install uv).
 lock:

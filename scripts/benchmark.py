@@ -1,163 +1,289 @@
-"""Speed and memory, measured side by side in one run and repeated.
+"""Speed and memory beside other libraries and beside what the machine allows, in one run.
 
-    python scripts/benchmark.py tables data/prepared_data
-    python scripts/benchmark.py epochs data/inter/ml-100k-s0 --peer-python PEERS/bin/python
+    python scripts/benchmark.py tasks --split data/inter/ml-100k-s0 --shop data/prepared_data --peers .peers --out bench
+    python scripts/benchmark.py tasks --split data/inter/ml-100k-s0 --only ae multvae --repeats 7
+    python scripts/benchmark.py quality --split data/inter/ml-100k-s0 --peers .peers --out bench
+    python scripts/benchmark.py growth --out bench
     python scripts/benchmark.py run data/gowalla --model ease --set l2=80
-    python scripts/benchmark.py closed data/prepared_data --model ease
-    python scripts/benchmark.py command
 
-Each prints medians, and the least and the most of the repetitions. Machines are noisy: compare figures of one run only.
+`make bench` makes the peers' environments and runs `tasks`, `quality` and `growth` on the demo shop. Each side of a
+task runs in a process of its own, alternating; a figure is the median [least, most] of the repeats, a ratio the median
+of the ratios pair by pair, and the machine's limits are measured in every round. Machines are noisy: compare figures of
+one run only.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import growth as curves
+import machine
+import reaching
+import sides
 import tyro
+from measuring import Peer, Task, measure, show, spread, table, write
 
-PEER_SCRIPT = Path(__file__).parent / "peers" / "recbole_run.py"
-
-
-def show(label: str, values: list[float], unit: str = "s") -> float:
-    """Print the median with its range; returns the median."""
-    median = statistics.median(values)
-    print(f"{label:40s} {median:9.4g} {unit}  [{min(values):.4g}, {max(values):.4g}]  n={len(values)}", flush=True)
-    return median
-
-
-def in_fresh_process(function: str, *arguments: str) -> Any:
-    """The JSON that a function of this file returns, called in an interpreter of its own."""
-    code = f"import json, benchmark; print(json.dumps(benchmark.{function}(*{arguments!r})))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+AE = {"hidden": [128, 64, 32], "batch_size": 64}
+MULTVAE = {"hidden": [600], "latent_dim": 200, "dropout": 0.5, "batch_size": 100}
+RECVAE = {"hidden_dim": 600, "latent_dim": 200, "dropout": 0.5, "batch_size": 100}
+# RecBole's latent_dimension counts the mean and the log-variance.
+RECBOLE_MULTVAE = "MultiVAE --batch 100 --set mlp_hidden_size=[600] latent_dimension=400 dropout_prob=0.5"
+RECBOLE_RECVAE = "RecVAE --batch 100 --set hidden_dimension=600 latent_dimension=200 dropout_prob=0.5"
+ALL_METRICS = 'metrics=["Recall","NDCG","Precision","Hit","MAP","MRR"] topk=[10,20,50,100]'
 
 
-def peak_megabytes() -> float:
-    """The most memory this process has had. (`ru_maxrss` would start at the parent's.)"""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+def training(name: str, what: str, settings: Mapping[str, Any], work: Any, *peers: Peer) -> Task:
+    """An epoch of a model; `--epochs` is added to its settings."""
+    return Task(name, what, "split", "epoch", {"model": name, "settings": settings}, "epoch_seconds", peers, work)
 
 
-def read_to_matrix(folder: str) -> tuple[float, float]:
-    """Seconds (after imports) and MB above the bare interpreter (with imports) from CSV files to the matrix."""
-    before = peak_megabytes()
-    from aejax import datasets
-    from aejax.interactions import net_returns
-    from aejax.matrix import user_item_matrix
+ONE_EPOCH = {"model": "multvae", "settings": {**MULTVAE, "epochs": 1}}
+FIT_TWO = ["--model", "multvae", "--epochs", "2", "--set", "batch_size=100"]
+TASKS = (
+    training(
+        "ae",
+        "an epoch of ae 128-64-32-64-128, batch 64",
+        AE,
+        machine.ae_epoch,
+        Peer("Keras", "keras", "--hidden 128 64 32 --batch 64 --epochs {epochs}"),
+    ),
+    training(
+        "multvae",
+        "an epoch of Mult-VAE 600-200, batch 100",
+        MULTVAE,
+        machine.multvae_epoch,
+        Peer("RecBole MultiVAE", "recbole", RECBOLE_MULTVAE + " eval_step={epochs} --epochs {epochs} --patience 1000"),
+        Peer("irspack MultVAE", "irspack", "--hidden 600 --latent-dim 200 --batch 100 --dropout 0.5 --epochs {epochs}"),
+        Peer("Cornac VAECF", "cornac", "--hidden 600 --latent-dim 200 --batch 100 --epochs {epochs}"),
+    ),
+    training(
+        "recvae",
+        "an epoch of RecVAE 600-200, batch 100: three passes of the encoder, one of the decoder",
+        RECVAE,
+        machine.recvae_epoch,
+        Peer("RecBole RecVAE", "recbole", RECBOLE_RECVAE + " eval_step={epochs} --epochs {epochs} --patience 1000"),
+    ),
+    Task(
+        "ease",
+        "EASE, l2 350: fit, and scores of all users",
+        "split",
+        "fit_and_score",
+        {"model": "ease", "settings": {"l2": 350.0}},
+        "fit_and_score_seconds",
+        (Peer("RecBole EASE", "recbole", "EASE --batch 1000000 --score --set reg_weight=350.0"),),
+        machine.ease_fit_and_score,
+    ),
+    Task(
+        "top-100",
+        "the best 100 products of every user with titles, by Mult-VAE 600-200",
+        "split",
+        "top_lists",
+        {**ONE_EPOCH, "top": 100},
+        "seconds",
+        work=machine.multvae_scores,
+    ),
+    Task(
+        "evaluation",
+        "all metrics of all test users, by Mult-VAE 600-200",
+        "split",
+        "evaluation",
+        ONE_EPOCH,
+        "evaluation_seconds",
+        (Peer("RecBole", "recbole", f"{RECBOLE_MULTVAE} {ALL_METRICS} --epochs 1 --test"),),
+        machine.multvae_scores,
+    ),
+    *(
+        Task(
+            f"seeds-{count}",
+            f"{count} trainings of ae, 5 epochs each, compilation included",
+            "split",
+            "seeds",
+            {"model": "ae", "settings": {**AE, "epochs": 5}, "count": count},
+            "seconds",
+        )
+        for count in (1, 4, 16)
+    ),
+    Task(
+        "matrix",
+        "CSV files to the user-item matrix, after imports",
+        "shop",
+        "read_to_matrix",
+        {},
+        "seconds",
+        (Peer("pandas pivot", "", "notebook_pivot"),),
+        machine.files_read,
+    ),
+    Task(
+        "cold",
+        "CSV files to recommendations.csv, Mult-VAE of 2 epochs, start and compilation included",
+        "shop",
+        "files_to_recommendations",
+        {"arguments": FIT_TWO, "rounds": 1},
+        "process_seconds",
+    ),
+    Task(
+        "warm",
+        "the same once more in one process",
+        "shop",
+        "files_to_recommendations",
+        {"arguments": FIT_TWO, "rounds": 2},
+        "seconds",
+    ),
+    Task(
+        "recommend",
+        "a stored run to recommendations.csv, start and compilation included",
+        "shop",
+        "stored_to_recommendations",
+        {"arguments": FIT_TWO},
+        "seconds",
+    ),
+    Task("help", "aejax --help", "", "command", {"arguments": ["--help"]}, "seconds"),
+)
 
-    start = time.perf_counter()
-    user_item_matrix(net_returns(datasets.read(Path(folder)).interactions), "quantity")
-    return time.perf_counter() - start, peak_megabytes() - before
 
-
-def notebook_pivot(folder: str) -> tuple[float, float]:
-    """The same with pandas alone, as the original notebook had it: read, group, pivot, fill with zeros."""
-    before = peak_megabytes()
-    import pandas as pd
-
-    start = time.perf_counter()
-    orders = pd.read_csv(Path(folder) / "orders.csv", dtype={"customer_id": str, "lineitem_sku": str})
-    cells = orders.groupby(["customer_id", "lineitem_sku"])["lineitem_quantity"].sum()
-    pd.DataFrame(cells).unstack(fill_value=0)
-    return time.perf_counter() - start, peak_megabytes() - before
-
-
-def tables(data: tyro.conf.Positional[Path], repeats: int = 7) -> None:
-    """From three CSV files to the user-item matrix, beside the dense pivot of pandas.
+def tasks(
+    split: Path | None = None,
+    shop: Path | None = None,
+    peers: Path = Path(".peers"),
+    only: tuple[str, ...] = (),
+    repeats: int = 5,
+    epochs: int = 6,
+    once_above: float = 120.0,
+    device: str | None = None,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Every task beside its peers and the machine's limits.
 
     Args:
-      data: three CSV files of a shop.
-      repeats: fresh processes of each, alternating.
+      split: a predefined split in RecBole's format, for the tasks that train and score.
+      shop: three CSV files, for the tasks that begin with files.
+      peers: the folder of the peers' environments.
+      only: names of tasks; default: all.
+      repeats: alternating rounds.
+      epochs: of a training in each round; its first is left out (compilation).
+      once_above: seconds after whose first run a peer is not run again.
+      device: cpu, gpu or tpu; default: what JAX prefers.
+      out: a folder to which benchmark.jsonl is appended.
     """
-    figures: dict[str, list[tuple[float, float]]] = {"read_to_matrix": [], "notebook_pivot": []}
-    for _ in range(repeats):
-        for name, values in figures.items():
-            values.append(tuple(in_fresh_process(name, str(data.resolve()))))
-    for name, values in figures.items():
-        show(f"{name}, seconds", [seconds for seconds, _ in values])
-        show(f"{name}, memory", [megabytes for _, megabytes in values], "MB")
+    names = [task.name for task in TASKS]
+    if unknown := [name for name in only if name not in names]:
+        raise SystemExit(f"--only {unknown[0]} is no task; the tasks are {', '.join(names)}")
+    folders = {"split": split, "shop": shop}
+    here = environment([folder for folder in (split, shop) if folder], peers)
+    write(out, {"kind": "environment", **here})
+    print(f"{here['processor']}, {here['cores']} cores; {here['device']}; load {here['load']}", flush=True)
+    records = []
+    for task in TASKS:
+        if only and task.name not in only:
+            continue
+        if task.data and folders[task.data] is None:
+            print(f"\n{task.name} is left out: it needs --{task.data}")
+            continue
+        record = measure(
+            task,
+            folders.get(task.data),
+            peers=peers,
+            repeats=repeats,
+            epochs=epochs,
+            once_above=once_above,
+            device=device,
+        )
+        write(out, record)
+        show(record)
+        records.append(record)
+    print("\n" + table(records))
+    return records
 
 
-def command(repeats: int = 9) -> None:
-    """`aejax --help`.
+def quality(
+    split: Path,
+    peers: Path = Path(".peers"),
+    target: float | None = None,
+    settings: Path | None = None,
+    peer_settings: Path | None = None,
+    repeats: int = 5,
+    most_epochs: int = 300,
+    device: str | None = None,
+    out: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Seconds until Mult-VAE reaches a validation ndcg@100, here and at RecBole, each round with a seed of its own.
+
+    Both validate after every epoch. RecBole runs with the given configuration and with its defaults; the faster one
+    to reach the target counts.
 
     Args:
-      repeats: fresh processes.
+      split: a predefined split in RecBole's format.
+      peers: the folder of the peers' environments.
+      target: the validation ndcg@100; default: in each round the best of RecBole with the given configuration.
+      settings: JSON file with aejax's settings by model; default: those of the task `multvae`.
+      peer_settings: JSON file with RecBole's settings by model; default: those of the task `multvae`.
+      repeats: rounds.
+      most_epochs: after which a side has not reached it.
+      device: cpu, gpu or tpu; default: what JAX prefers.
+      out: a folder to which benchmark.jsonl is appended.
     """
-    call = [str(Path(sys.executable).with_name("aejax")), "--help"]
-    show(
-        "aejax --help", [_timed(partial(subprocess.run, call, check=True, capture_output=True)) for _ in range(repeats)]
-    )
+    own = json.loads(settings.read_text(encoding="utf-8"))["multvae"] if settings else MULTVAE
+    given = RECBOLE_MULTVAE
+    if peer_settings is not None:
+        chosen = json.loads(peer_settings.read_text(encoding="utf-8"))["MultiVAE"]
+        pairs = [f"{name}={json.dumps(value, separators=(',', ':'))}" for name, value in chosen.items()]
+        given = " ".join(["MultiVAE", "--set", *pairs])
+    recbole = {"RecBole": given, "RecBole, its defaults": "MultiVAE --batch 2048"}
+    write(out, {"kind": "environment", **environment((split,), peers)})
+    records = []
+    for seed in range(repeats):
+        record = reaching.a_round(
+            split,
+            own,
+            recbole,
+            peers=peers,
+            target=target,
+            seed=seed,
+            most_epochs=most_epochs,
+            device=device,
+        )
+        write(out, record)
+        print(reaching.line(record), flush=True)
+        records.append(record)
+    print("\n".join(reaching.summary(records)))
+    return records
 
 
-def _timed(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def environment(folders: Sequence[Path], peers: Path) -> dict[str, Any]:
+    """The machine, versions, the git commit, and the SHA-256 of every file of the folders."""
+    files = [str(file.resolve()) for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
+    return sides.run(sides.own("environment", {"files": files}), peers)
 
 
-def epochs(
-    data: tyro.conf.Positional[Path],
-    peer_python: Path | None = None,
-    batch_size: int = 100,
-    hidden: int = 600,
-    latent_dim: int = 64,
-    count: int = 10,
+def growth(
+    axes: tuple[str, ...] = tuple(axis.name for axis in curves.AXES),
+    models: tuple[str, ...] = tuple(curves.MODELS),
     repeats: int = 3,
+    device: str | None = None,
+    out: Path = Path("bench"),
 ) -> None:
-    """Seconds per training epoch of Mult-VAE, beside RecBole's: same files, layers and batch size, no validation.
+    """How an epoch's seconds and the peak memory grow with users, products and purchases, on synthetic shops.
 
     Args:
-      data: a predefined split in RecBole's format.
-      peer_python: the interpreter of an environment with RecBole.
-      batch_size: users in an update.
-      hidden: size of the hidden layer.
-      latent_dim: size of the code.
-      count: epochs in a repetition; its first is left out (compilation).
-      repeats: alternating repetitions; a figure is the median epoch of one.
+      axes: what grows.
+      models: whose curves.
+      repeats: fresh processes of a point.
+      device: cpu, gpu or tpu; default: what JAX prefers.
+      out: the folder for benchmark.jsonl and the plots.
     """
-    ours: list[float] = []
-    peers: list[float] = []
-    for _ in range(repeats):
-        ours.append(in_fresh_process("own_epoch", *map(str, (data.resolve(), batch_size, hidden, latent_dim, count))))
-        if peer_python is not None:
-            peers.append(_peer_epoch(peer_python, data, batch_size, hidden, latent_dim, count))
-    own = show("aejax multvae, epoch", ours)
-    if peers:
-        print(f"RecBole / aejax: {show('RecBole MultiVAE, epoch', peers) / own:.2f}")
-
-
-def own_epoch(folder: str, batch_size: str, hidden: str, latent_dim: str, count: str) -> float:
-    """The median epoch of a training in this process."""
-    import jax
-
-    from aejax import experiment, registry
-    from aejax.config import DataConfig, SplitConfig
-
-    sizes = {"batch_size": batch_size, "hidden": hidden, "latent_dim": latent_dim, "epochs": count}
-    train = experiment.prepare(DataConfig(folder), SplitConfig("predefined")).split.train
-    ends: list[float] = []
-    registry.family("multvae").fit(
-        train,
-        registry.make_settings("multvae", sizes),
-        key=jax.random.key(0),
-        validate=None,
-        on_epoch=lambda progress, record: ends.append(time.perf_counter()),
-        resume=lambda progress: progress,
-    )
-    return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends))
+    write(out, {"kind": "environment", **environment((), Path())})
+    for axis in curves.AXES:
+        if axis.name not in axes:
+            continue
+        found = []
+        for model in models:
+            found.append(curves.measure(axis, model, repeats=repeats, device=device))
+            write(out, {"kind": "growth", **found[-1]})
+            print(curves.line(found[-1]), flush=True)
+        curves.plot(found, out)
 
 
 def run(data: tyro.conf.Positional[Path], model: str = "ease", set: tuple[str, ...] = (), repeats: int = 1) -> None:
@@ -169,73 +295,12 @@ def run(data: tyro.conf.Positional[Path], model: str = "ease", set: tuple[str, .
       set: its settings, key=value.
       repeats: fresh processes.
     """
-    figures = [in_fresh_process("whole_run", str(data.resolve()), model, *set) for _ in range(repeats)]
-    show(f"aejax fit --model {model}, seconds", [seconds for seconds, _ in figures])
-    show(f"aejax fit --model {model}, memory", [gigabytes for _, gigabytes in figures], "GiB")
-
-
-def whole_run(folder: str, model: str, *settings: str) -> tuple[float, float]:
-    """Seconds, imports included, and the most GiB of a fit in this process."""
-    start = time.perf_counter()
-    from aejax import cli
-
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            cli.main(["fit", folder, "--model", model, "--run", f"{scratch}/run", "--set", *settings])
-        except SystemExit as ended:
-            if ended.code:
-                raise
-    return time.perf_counter() - start, peak_megabytes() / 1024
-
-
-def closed(data: tyro.conf.Positional[Path], model: str = "ease", split: str = "items", repeats: int = 5) -> None:
-    """A closed form with its defaults, from train lines to the scores of all customers, in one warm process.
-
-    Args:
-      data: the folder.
-      model: registry name.
-      split: protocol whose train part is fitted.
-      repeats: after one that is not counted.
-    """
-    import jax
-
-    from aejax import batching, experiment, registry
-    from aejax.config import DataConfig, SplitConfig
-    from aejax.interactions import Histories
-
-    train = experiment.prepare(DataConfig(str(data)), SplitConfig(split)).split.train
-    family, settings = registry.family(model), registry.make_settings(model, {})
-    size = batching.scoring_chunk(len(train.items))
-    fits, scorings = [], []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        fitted = family.fit(train, settings)
-        jax.block_until_ready(fitted.state())
-        fits.append(time.perf_counter() - start)
-        batch = fitted.encode(Histories(train, None))
-        for first in range(0, len(train.users), size):
-            piece = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], batch)
-            jax.block_until_ready(fitted.scores(piece))
-        scorings.append(time.perf_counter() - start - fits[-1])
-    show(f"{model}, fit", fits[1:])
-    show(f"{model}, encode and score all", scorings[1:])
-
-
-def _peer_epoch(python: Path, folder: Path, batch_size: int, hidden: int, latent_dim: int, count: int) -> float:
-    pairs = [f"mlp_hidden_size=[{hidden}]", f"latent_dimension={2 * latent_dim}", "eval_step=1000"]
-    options = ["--batch", str(batch_size), "--epochs", str(count), "--patience", "1000", "--set", *pairs]
-    with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run(
-            [python.absolute(), PEER_SCRIPT.resolve(), folder.resolve(), "MultiVAE", *options],
-            cwd=scratch,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    return json.loads(done.stdout.splitlines()[-1])["epoch_seconds"]
+    options = {"data": str(data.resolve()), "arguments": ["--model", model, "--set", *set]}
+    figures = [sides.run(sides.own("whole_fit", options), Path()) for _ in range(repeats)]
+    for name, scale, unit in (("seconds", 1.0, " s"), ("megabytes", 1024.0, " GiB")):
+        values = machine.median_range([figure[name] / scale for figure in figures])
+        print(f"aejax fit --model {model}, {name}: {spread(values, unit)} n={repeats}")
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict(
-        {"tables": tables, "epochs": epochs, "run": run, "closed": closed, "command": command}
-    )
+    tyro.extras.subcommand_cli_from_dict({"tasks": tasks, "quality": quality, "growth": growth, "run": run})

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from benchmark import peak_megabytes
+from own_run import peak_megabytes
 
 from aejax import datasets, experiment, registry, runs
 from aejax.config import DataConfig, SplitConfig

@@ -1,23 +1,29 @@
 """The scripts do what their first lines say, on a small shop."""
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
 
 import against_recbole
 import benchmark
+import growth
+import jax
+import machine
+import measuring
 import numpy as np
-import pandas as pd
+import own_run
 import pytest
 import reproduce
 import results_table
+import sides
 import train
 import write_inter
 
 from aejax import datasets, experiment, registry, runs
 from aejax.config import DataConfig, SplitConfig
-from aejax.evaluation import evaluate
-from aejax.interactions import net_returns
+from aejax.evaluation import evaluate, validator
 from aejax.matrix import user_item_matrix
 from tests.shops import write_shop
 
@@ -96,38 +102,230 @@ def test_the_pairing_runs_the_peer_on_the_same_files_with_its_own_settings(shop,
     assert float(lines[-1].split()[-1]) == pytest.approx(mean, abs=2e-4)
 
 
-def test_the_benchmark_measures_what_it_names(shop, tmp_path, capsys):
-    write_inter.main(shop, tmp_path, min_customers=1, split_seeds=1)
-    assert benchmark.own_epoch(str(tmp_path / "shop-s0"), "16", "8", "4", "4") > 0
-    _, megabytes = benchmark.in_fresh_process("read_to_matrix", str(shop))
-    assert 20 < megabytes < 1000  # pandas and pyarrow are in it, this process's JAX is not
-    capsys.readouterr()
-    assert benchmark.show("three", [3.0, 1.0, 2.0], "s") == 2.0
-    assert "[1, 3]  n=3" in capsys.readouterr().out
+SIZE = {"users": 10, "items": 7, "cells": 20, "batch_size": 4, "dropout": 0.5}  # 3 updates an epoch
 
 
-def test_the_benchmark_runs_a_whole_fit_and_a_closed_form(shop, capsys):
-    benchmark.run(shop, "ease", ("l2=5",), repeats=2)
-    benchmark.closed(shop, "itemknn", repeats=3)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == [
-        "aejax fit --model ease, seconds",
-        "aejax fit --model ease, memory",
-        "itemknn, fit",
-        "itemknn, encode and score all",
+def test_floors_count_what_a_hand_counts():
+    work = machine.multvae_epoch(SIZE, {"hidden": [3], "latent_dim": 2})
+    # Half of 20 cells twice into 3 units; 10 users three times through 3 x 4, 2 x 3 and 3 x 7.
+    assert work.flops == 2 * 2 * 10 * 3 + 3 * 2 * 10 * (12 + 6 + 21)
+    assert work.bytes == 28 * (8 * 3 + 4 * 4 + 3 * 3 + 4 * 7) * 3
+    assert work.product == (4, 3, 7) and work.resident == 16 * 77
+    work = machine.ae_epoch({**SIZE, "dropout": 0.0}, {"hidden": [5, 3]})
+    assert work.flops == 2 * 2 * 20 * 5 + 3 * 2 * 10 * (15 + 15 + 35)
+    work = machine.recvae_epoch(SIZE, {"hidden_dim": 3, "latent_dim": 2})
+    encoder, out = 4 * 9 + 3 * 4, 2 * 7
+    trained = 3 * (2 * 2 * 10 * 3 + 3 * 2 * 10 * encoder + 2 * 2 * 10 * out)
+    encoded = 2 * 20 * 3 + 2 * 10 * encoder
+    assert work.flops == trained + encoded + (encoded + 2 * 2 * 10 * out)
+    squares = {"user_squares": 44, "item_squares": 60}
+    work = machine.ease_fit_and_score({**SIZE, **squares}, {})
+    assert work.flops == 7**3 + 44 + 2 * 20 * 7 and work.bytes == 4 * 10 * 7
+    assert machine.ease_fit_and_score({**SIZE, **squares, "users": 3}, {}).flops == 3**3 + 3 * 60 + 2 * 20 * 3
+    assert machine.multvae_scores(SIZE, {"hidden": [3], "latent_dim": 2}).flops == 2 * 20 * 3 + 2 * 10 * (6 + 6 + 21)
+    limits = machine.Limits(float32=100.0, bfloat16=50.0, bandwidth=10.0)
+    work = machine.Work(flops=300.0, bytes=20.0, product=(1, 1, 1))
+    assert limits.floor(work) == 5.0 and limits.binds(work) == "arithmetic"
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "work"),
+    [
+        ("ae", {"hidden": [4, 3]}, machine.ae_epoch),
+        ("multvae", {"hidden": [4], "latent_dim": 3, "dropout": 0.5}, machine.multvae_epoch),
+    ],
+)
+def test_the_floor_moves_the_parameters_of_the_model_that_was_trained(shop, model, settings, work):
+    settings = {**settings, "batch_size": 16}
+    found = own_run.epoch(str(shop), model, {**settings, "epochs": 2})
+    assert found["epoch_seconds"] > 0 and 0 <= found["validation"] <= 1
+    size = found["work"]
+    assert (size["users"], size["items"], size["epochs"]) == (40, 16, 2)
+    assert work(size, settings).bytes == 28 * size["parameters"] * 3
+
+
+def test_the_floor_of_recvae_moves_its_parameters_pass_by_pass(tiny_lines):
+    settings = {"hidden_dim": 4, "latent_dim": 3, "batch_size": 60, "epochs": 1}
+    fitted, _ = own_run._train(tiny_lines, "recvae", settings)
+    count = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in fitted.params.items()}
+    work = machine.recvae_epoch(own_run._size(tiny_lines, fitted, settings), settings)
+    assert work.bytes == 28 * (3 * count["encoder"] + count["decoder"])
+
+
+def test_ratios_pair_by_pair_and_exponents():
+    assert machine.paired([1.0, 2.0, 4.0], [3.0, 2.0]) == [3.0, 1.0]
+    assert machine.median_range([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "repeats": 3}
+    for power in (0.0, 1.0, 2.5):
+        assert machine.exponent([1, 2, 4, 8], [3.0 * n**power for n in (1, 2, 4, 8)]) == pytest.approx(power, abs=1e-9)
+    assert measuring.differences({"users": 3, "dropout": 0.5}, {"users": 3, "dropout": 0.0, "epochs": 2}) == [
+        "dropout 0.0 instead of 0.5"
     ]
-    assert [line[-3:] for line in lines] == ["n=2", "n=2", "n=3", "n=3"]
-    assert 0.1 < float(lines[1].split("memory")[1].split()[0]) < 4  # JAX and the run are in it
-    with pytest.raises(subprocess.CalledProcessError):
+
+
+def test_the_machine_is_measured():
+    limits = machine.measure((8, 4, 16), 2**12)
+    assert min(limits.float32, limits.bfloat16, limits.bandwidth) > 0
+    assert machine.peak("NVIDIA H100 80GB HBM3") == 989e12 and machine.peak("cpu: cpu") is None
+
+
+def test_every_task_can_be_run():
+    names = [task.name for task in benchmark.TASKS]
+    assert len(set(names)) == len(names)
+    assert {"ae", "multvae", "recvae", "ease", "top-100", "evaluation", "matrix", "cold", "warm"} <= set(names)
+    assert {"seeds-1", "seeds-4", "seeds-16"} <= set(names)
+    scripts = measuring.sides.SCRIPTS
+    for task in benchmark.TASKS:
+        given = dict(task.options) | ({"data": "x"} if task.data else {})
+        inspect.signature(getattr(own_run, task.function)).bind(**given)
+        if "settings" in given:
+            registry.make_settings(given["model"], given["settings"])
+        for peer in task.peers:
+            side = measuring.side_of(peer, scripts, 6, None)
+            assert (scripts / side.script).exists() and "{" not in " ".join(side.arguments[:1] + side.arguments[2:])
+            if peer.environment:
+                assert (scripts / "peers" / f"{peer.environment}.txt").exists()
+            else:
+                assert hasattr(own_run, peer.arguments)
+
+
+def test_sides_alternate_and_a_peer_may_be_missing_or_slow(monkeypatch, tmp_path):
+    asked = []
+
+    def run(side, peers, device):
+        asked.append(side.name)
+        if side.name == "broken":
+            raise sides.LeftOut("broken is left out: no wheel")
+        return {"process_seconds": 9.0 if side.name == "slow" else 1.0}
+
+    monkeypatch.setattr(sides, "run", run)
+    three = [sides.own("environment", {}), *(sides.Side(name, "x", (), name) for name in ("broken", "slow"))]
+    reports, words = sides.alternate(three, 3, peers=tmp_path, device=None, once_above=5.0)
+    assert asked == ["aejax", "broken", "slow", "aejax", "aejax"]
+    assert [len(lines) for lines in reports.values()] == [3, 1]
+    assert words == ["broken is left out: no wheel", "slow ran once: it takes 9 s"]
+    monkeypatch.undo()
+    with pytest.raises(sides.LeftOut, match=r"peer is left out: there is no .*/none/bin/python; `make bench` makes it"):
+        sides.run(sides.Side("peer", "own_run.py", (), "none"), tmp_path)
+    with pytest.raises(sides.LeftOut, match="aejax is left out: KeyError: 'nothing'"):
+        sides.run(sides.own("nothing", {}), tmp_path)
+
+
+def test_a_task_without_its_peer_is_measured_shown_and_written(shop, tmp_path, capsys):
+    write_inter.main(shop, tmp_path, min_customers=1, split_seeds=1)
+    split, out = tmp_path / "shop-s0", tmp_path / "out"
+    benchmark.tasks(split, peers=tmp_path, only=("ae", "matrix"), repeats=1, epochs=3, out=out)
+    shown = capsys.readouterr().out
+    assert "Keras is left out: there is no" in shown and "matrix is left out: it needs --shop" in shown
+    environment, record = (json.loads(line) for line in (out / "benchmark.jsonl").read_text().splitlines())
+    assert {"processor", "git_commit", "packages", "data_sha256"} <= environment.keys()
+    side, floor = record["sides"]["aejax"], record["floor"]
+    assert side["work"]["epochs"] == 3 and side["repeats"] == 1 and side["median"] == side["values"][0]
+    assert floor["share"]["median"] == pytest.approx(floor["seconds"]["median"] / side["median"])
+    assert "| an epoch of ae 128-64-32-64-128, batch 64 (shop-s0) |" in shown
+    with pytest.raises(SystemExit, match="--only mult is no task; the tasks are ae, multvae"):
+        benchmark.tasks(only=("mult",))
+
+
+def test_time_to_quality_takes_the_faster_peer_and_only_what_arrived(monkeypatch, capsys, tmp_path):
+    curves = {
+        "RecBole": [[1.0, 2.0, 0.1], [2.0, 4.0, 0.3]],
+        "RecBole, its defaults": [[0.5, 1.0, 0.29]],
+        "aejax": [[0.25, 1.0, 0.2], [0.5, 2.0, 0.31]],
+    }
+    monkeypatch.setattr(sides, "run", lambda side, *others: {"curve": curves.get(side.name)})
+    monkeypatch.setattr(benchmark, "environment", lambda folders, peers: {})
+    records = benchmark.quality(tmp_path, repeats=2)
+    assert [record["target"] for record in records] == [0.3, 0.3]
+    lines = capsys.readouterr().out.splitlines()
+    assert "RecBole, its defaults does not reach it, best 0.2900" in lines[0]
+    assert lines[2].startswith("with validation: aejax 2 [2, 2] s, RecBole 4 [4, 4] s, ratio 2 [2, 2] in 2 of 2")
+    assert "training alone: aejax 0.5 [0.5, 0.5] s, RecBole 2" in lines[3]
+    curves["RecBole, its defaults"][0][2] = 0.5
+    benchmark.quality(tmp_path, repeats=1)
+    assert "ratio 0.5" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_our_training_stops_at_the_target(shop):
+    settings = {"hidden": [8], "latent_dim": 4, "batch_size": 16, "learning_rate": 0.02, "epochs": 30, "patience": 30}
+    whole = own_run.to_quality(str(shop), "multvae", settings, 2.0, 0)["curve"]
+    assert len(whole) == 30
+    target = max(score for _, _, score in whole)
+    curve = own_run.to_quality(str(shop), "multvae", settings, target, 0)["curve"]
+    assert [score for *_, score in curve] == [score for *_, score in whole[: len(curve)]]
+    assert curve[-1][2] == target and all(trained < spent for trained, spent, _ in curve)
+
+
+def test_a_synthetic_shop_falls_as_a_power_and_grows_as_asked(tmp_path):
+    lines = own_run.power_law_shop(2_000, 50, 5)
+    buyers = np.bincount(lines.item, minlength=50)
+    assert 1.2 < buyers[0] / buyers[2] < 3.0  # a third as popular, but a user's second draw of the first counts once
+    assert np.array_equal(lines.item, own_run.power_law_shop(2_000, 50, 5).item)
+    assert np.bincount(lines.user).max() <= 5
+    found = own_run.synthetic_epoch(60, 30, 5, "ease", {})
+    assert found["seconds"] > 0 and found["megabytes"] > 50 and found["work"]["users"] == 60
+    points = [
+        {key: machine.median_range([size * scale]) for key, scale in (("seconds", 0.5), ("megabytes", 2.0))}
+        for size in (10, 20)
+    ]
+    curve = {"axis": "users", "model": "ease", "sizes": [10, 20], "points": points}
+    curve["exponents"] = {"seconds": 1.0, "megabytes": 1.0}
+    assert growth.line(curve).startswith("ease, users: seconds ~ n^1.00, megabytes ~ n^1.00")
+    growth.plot([curve], tmp_path)
+    assert "<svg" in (tmp_path / "growth-users.svg").read_text()
+
+
+def test_curves_are_fitted_to_what_fresh_processes_report(monkeypatch):
+    def run(side, peers):
+        asked = json.loads(side.arguments[1])
+        return {"seconds": asked["users"] ** 1.5, "megabytes": 7.0, "work": {}}
+
+    monkeypatch.setattr(sides, "run", run)
+    curve = growth.measure(growth.AXES[0], "ae", repeats=2, device=None)
+    assert curve["exponents"] == pytest.approx({"seconds": 1.5, "megabytes": 0.0}, abs=1e-9)
+    assert curve["sizes"] == [1_000, 2_000, 4_000, 8_000] and curve["points"][0]["seconds"]["repeats"] == 2
+    assert growth.AXES[1].sizes[-1] == 200_000
+
+
+def test_peers_count_the_validation_figure_as_we_do(shop, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(measuring.sides.SCRIPTS / "peers")
+    held_out = importlib.import_module("held_out")
+    write_inter.main(shop, tmp_path, min_customers=1, split_seeds=1)
+    split = held_out.read(tmp_path / "shop-s0")
+    parts = experiment.prepare(DataConfig(str(tmp_path / "shop-s0")), SplitConfig("predefined")).split
+    assert (split.train != user_item_matrix(parts.train)).nnz == 0
+    popularity = experiment.fit_model("popularity", registry.make_settings("popularity", {}), parts, seed=0).model
+    buyers = np.asarray(split.train.sum(axis=0)).ravel()
+    ours = validator(parts.validation)(popularity)
+    assert held_out.ndcg_at_100(split, lambda rows: np.tile(buyers, (rows.shape[0], 1)), size=7) == pytest.approx(ours)
+
+
+def test_the_benchmark_runs_a_whole_fit(shop, capsys):
+    benchmark.run(shop, "ease", ("l2=5",), repeats=1)
+    seconds, memory = capsys.readouterr().out.splitlines()
+    assert seconds.startswith("aejax fit --model ease, seconds: ") and seconds.endswith("n=1")
+    assert 0.1 < float(memory.split(": ")[1].split()[0]) < 4  # JAX and the run are in it
+    with pytest.raises(sides.LeftOut, match="l2"):
         benchmark.run(shop, "ease", ("l2=-5",))
 
 
+def test_commands_of_a_shop_are_measured(shop, monkeypatch):
+    monkeypatch.setattr(own_run, "command", lambda arguments: {"seconds": 1.0, "command": arguments[0]})
+    fit = ["--model", "popularity"]
+    assert own_run.stored_to_recommendations(str(shop), fit) == {"seconds": 1.0, "command": "recommend"}
+    assert own_run.files_to_recommendations(str(shop), fit, rounds=2)["seconds"] > 0
+    settings = {"hidden": [4], "latent_dim": 2, "batch_size": 16, "epochs": 1}
+    assert own_run.top_lists(str(shop), "multvae", settings, top=3)["rows"] == 40 * 3
+    assert own_run.evaluation(str(shop), "multvae", settings)["evaluation_seconds"] > 0
+    assert own_run.fit_and_score(str(shop), "ease", {})["work"]["user_squares"] > 40
+    assert own_run.seeds(str(shop), "ae", {"hidden": [4], "epochs": 1}, count=2)["seconds"] > 0
+
+
 def test_the_pivot_beside_which_the_matrix_is_measured_holds_the_same_cells(shop):
-    lines = datasets.read(shop).interactions
-    orders = pd.read_csv(shop / "orders.csv", dtype={"customer_id": str, "lineitem_sku": str})
-    cells = orders.groupby(["customer_id", "lineitem_sku"])["lineitem_quantity"].sum()
-    assert user_item_matrix(net_returns(lines), "quantity").sum() == cells.sum()
-    assert user_item_matrix(net_returns(lines), "quantity").nnz == len(cells)
+    ours, pivot = own_run.read_to_matrix(str(shop)), own_run.notebook_pivot(str(shop))
+    assert ours["work"]["cells"] == pivot["work"]["cells"] > 0 and ours["seconds"] > 0
+    assert ours["work"]["bytes"] == sum(file.stat().st_size for file in shop.glob("*.csv"))
+    found = sides.run(sides.own("read_to_matrix", {"data": str(shop)}), shop)
+    assert 20 < found["megabytes"] < 1000  # pandas and pyarrow are in it, this process's JAX is not
 
 
 def test_a_table_is_reproduced_row_by_row_and_resumed(tmp_path, capsys, monkeypatch):

@@ -4,11 +4,13 @@
     python scripts/peers/recbole_run.py FOLDER MultiVAE --epochs 200 --set latent_dimension=128 mlp_hidden_size=[600]
 
 Evaluation and early stopping are RecBole's own, by validation NDCG@100. Test is computed only with --test, so that
-settings can be chosen on validation.
+settings can be chosen on validation. `curve` holds seconds of training, seconds with validation, and the score of each
+validated epoch; `work` what was trained, without the item and the user that RecBole adds as padding.
 """
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -32,6 +34,7 @@ if "ray" not in sys.modules:
     _ray.tune = types.ModuleType("tune")
     sys.modules["ray"], sys.modules["ray.tune"] = _ray, _ray.tune
 
+import held_out
 import torch
 
 _load = torch.load
@@ -39,6 +42,7 @@ torch.load = lambda *args, **options: _load(*args, **{**options, "weights_only":
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 
 
@@ -53,6 +57,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--score", action="store_true", help="time the scores of all users, after the model is built")
+    parser.add_argument("--gpu", action="store_true")
     given = parser.parse_args()
     own = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in given.set)}
     settings = {
@@ -73,8 +79,8 @@ def main() -> None:
         "eval_batch_size": 2_000_000,
         "learning_rate": 1e-3,
         "show_progress": False,
-        "use_gpu": False,
-        "gpu_id": "",
+        "use_gpu": given.gpu,
+        "gpu_id": "0" if given.gpu else "",
         "seed": given.seed,
         "reproducibility": True,
         "train_neg_sample_args": None,
@@ -86,10 +92,13 @@ def main() -> None:
     init_seed(given.seed, True)
     train, valid, test = data_preparation(config, create_dataset(config))
     start = time.perf_counter()
-    model = get_model(given.model)(config, train.dataset)
+    model = get_model(given.model)(config, train.dataset).to(config["device"])
+    built = time.perf_counter() - start
+    scored = score_all(model, train.dataset) if given.score else None
     trainer = get_trainer(config["MODEL_TYPE"], given.model)(config, model)
     seconds: list[float] = []
-    train_epoch = trainer._train_epoch
+    curve: list[tuple[float, float, float]] = []
+    train_epoch, validate = trainer._train_epoch, trainer._valid_epoch
 
     def timed(*args: Any, **options: Any) -> Any:
         begin = time.perf_counter()
@@ -97,7 +106,13 @@ def main() -> None:
         seconds.append(time.perf_counter() - begin)
         return result
 
-    trainer._train_epoch = timed
+    def noted(*args: Any, **options: Any) -> Any:
+        score, result = validate(*args, **options)
+        curve.append((sum(seconds), time.perf_counter() - fitting, float(score)))
+        return score, result
+
+    trainer._train_epoch, trainer._valid_epoch = timed, noted
+    fitting = time.perf_counter()
     best, _ = trainer.fit(train, valid, saved=True, show_progress=False, verbose=False)
     line = {
         "folder": given.folder.name,
@@ -107,11 +122,46 @@ def main() -> None:
         "validation": float(best),
         "epochs": len(seconds),
         "seconds": round(time.perf_counter() - start, 1),
-        "epoch_seconds": round(statistics.median(seconds), 4),
+        "epoch_seconds": round(statistics.median(seconds[1:] or seconds), 4),
+        "megabytes": held_out.peak_megabytes(),
+        "curve": curve,
+        "work": work_of(model, config, train, len(seconds)),
     }
+    if scored is not None:
+        line["fit_and_score_seconds"] = built + scored
     if given.test:
-        line["test"] = float(trainer.evaluate(test, load_best_model=True, show_progress=False)["ndcg@100"])
+        begin = time.perf_counter()
+        figures = trainer.evaluate(test, load_best_model=True, show_progress=False)
+        line["evaluation_seconds"] = time.perf_counter() - begin
+        line["test"] = float(figures["ndcg@100"])
     print(json.dumps(line), flush=True)
+
+
+def score_all(model: Any, dataset: Any, size: int = 500) -> float:
+    """Seconds for the scores of all users, a chunk at a time."""
+    begin = time.perf_counter()
+    for first in range(1, dataset.user_num, size):
+        users = torch.arange(first, min(first + size, dataset.user_num))
+        model.full_sort_predict(Interaction({"user_id": users}).to(model.device))
+    return time.perf_counter() - begin
+
+
+def work_of(model: Any, config: Any, train: Any, epochs: int) -> dict[str, Any]:
+    """What was trained, so that it can be compared with another library's."""
+    count = train.dataset.item_num
+
+    def without_padding(shape: tuple[int, ...]) -> int:
+        return math.prod(size - 1 if size == count else size for size in shape)
+
+    return {
+        "batch_size": config["train_batch_size"],
+        "dropout": config["dropout_prob"],
+        "parameters": sum(without_padding(tuple(leaf.shape)) for leaf in model.parameters() if leaf.requires_grad),
+        "users": train.dataset.user_num - 1,
+        "items": count - 1,
+        "cells": train.dataset.inter_num,
+        "epochs": epochs,
+    }
 
 
 if __name__ == "__main__":
