@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from aejax import batching, ranking
 from aejax.errors import InputError, nearest
 from aejax.interactions import (
+    Features,
     Histories,
     Interactions,
     Vocabulary,
@@ -27,10 +28,13 @@ from aejax.interactions import (
     net_returns,
 )
 from aejax.matrix import history_matrix
-from aejax.models import Model, unknown_customers
+from aejax.models import Model, popularity_segment, unknown_customers
+from aejax.models.popularity_segment import SegmentSettings
 from aejax.moments import moment_of
 
 COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
+# What lists of customers are based on whom the model does not know.
+BASES = ("popular", "customer-attributes", "mean-customer")
 
 
 @partial(jax.jit, static_argnames="k")
@@ -127,6 +131,7 @@ def recommend(
     top: int = 10,
     repeat: str = "exclude",
     new_places: int = 0,
+    segments: Features | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The best products for each customer, from what is known of them, a chunk of customers at a time.
 
@@ -135,14 +140,16 @@ def recommend(
     Args:
       model: a fitted model.
       known: what may be looked at.
-      customers: ids, in the order in which they shall come out. One without usable history gets the most popular
-        products (`basis` is `popular`); one whose history the model scores without knowing them, as the mean of the
-        customers that it was trained on, has the `basis` `mean-customer`.
+      customers: ids, in the order in which they shall come out. One without usable history gets what is popular among
+        customers of the same attributes (`basis` is `customer-attributes`; see `aejax.models.popularity_segment`), or
+        the most popular products where no attribute is known (`popular`); one whose history the model scores without
+        knowing them, as the mean of the customers that it was trained on, has the `basis` `mean-customer`.
       titles: sku -> title.
       top: K, products per customer.
       repeat: `exclude` leaves out what the customer has bought.
       new_places: of the K places of a customer with usable history so many are for new products (`Known.new`), the best
         of them by the model; they stand in the list by their score, and their `basis` is `attributes`.
+      segments: attributes of these customers, `[n, F]`, features as those of `known`; None: none are known.
 
     Yields:
       Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
@@ -161,8 +168,13 @@ def recommend(
     place = lines.users.index(customers)
     has_history = np.bincount(bought.user, minlength=len(lines.users)) > 0
     place = np.where((place >= 0) & has_history[place], place, -1)
+    of_segment = np.zeros(len(customers), dtype=bool)
+    if segments is not None and lines.user_features is not None:
+        of_segment = (place < 0) & popularity_segment.has_any(segments)
+    by_segment = popularity_segment.fit(bought, SegmentSettings()) if of_segment.any() else None
     title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
     size = batching.scoring_chunk(count)
+    filled = min(size, len(customers))
     for start in range(0, len(customers), size):
         chunk = place[start : start + size]
         users = np.unique(chunk[chunk >= 0])
@@ -173,7 +185,6 @@ def recommend(
             seen = history_matrix(histories_of(all_bought, users))
             if repeat == "include":
                 seen = sp.csr_array(seen.shape, dtype=np.float32)
-            filled = min(size, len(customers))
             best, best_of = best_items(model, histories, seen, top=top, rows=filled, offered=sold)
             if new_places:
                 new = best_items(model, histories, seen, top=new_places, rows=filled, offered=known.new)
@@ -183,6 +194,12 @@ def recommend(
             items[of_model], scores[of_model] = best_of[row[of_model]], best[row[of_model]]
             basis[of_model] = basis_of(model, histories)[row[of_model]]
         items[chunk < 0], scores[chunk < 0] = popular["item"], popular["customers"]
+        rows = np.flatnonzero(of_segment[start : start + size])
+        if segments is not None and by_segment is not None and len(rows):
+            nobody = _who_bought_nothing(lines, segments.take(start + rows))
+            nothing = sp.csr_array((len(rows), count), dtype=np.float32)
+            scores[rows], items[rows] = best_items(by_segment, nobody, nothing, top=top, rows=filled, offered=sold)
+            basis[rows] = "customer-attributes"
         rows, ranks = np.nonzero(items < count)
         ids = np.asarray(customers[start : start + size], dtype=object)
         yield pd.DataFrame(
@@ -196,6 +213,12 @@ def recommend(
             },
             columns=list(COLUMNS),
         )
+
+
+def _who_bought_nothing(lines: Interactions, features: Features) -> Histories:
+    """Histories of n customers of whom their features `[n, F]` are all that is known."""
+    names = Vocabulary.of(f"{number:09d}" for number in range(features.matrix.shape[0]))
+    return Histories(dataclasses.replace(lines.take(slice(0, 0)), users=names, user_features=features))
 
 
 def basis_of(model: Model, histories: Histories) -> np.ndarray:

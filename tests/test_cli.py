@@ -55,6 +55,25 @@ def test_a_run_evaluates_to_its_own_figures(fitted, tmp_path):
     assert (tmp_path / "again.json").read_bytes() == (fitted / "metrics.json").read_bytes()
 
 
+def test_a_customer_without_orders_gets_what_their_like_buy(shop, tmp_path, capsys):
+    """Customers of even and of odd numbers keep to one half of the products each; 040 is even, 041 says nothing."""
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder)
+    customers = pd.read_csv(folder / "customers.csv", dtype=str)
+    customers["kind"] = np.where(customers["customer_id"].astype(int) % 2, "odd", "even")
+    customers.loc[len(customers)] = ["041", ""]
+    customers.to_csv(folder / "customers.csv", index=False)
+    assert run("fit", folder, "--model", "itemknn", "--run", tmp_path / "run") == 0
+    assert run("recommend", tmp_path / "run", "--top", 3, "--out", tmp_path / "r.csv") == 0
+    assert "1 of them have no usable history and get what customers of the same" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    rows = pd.read_csv(tmp_path / "r.csv", dtype={"customer_id": str, "sku": str})
+    even = rows[rows["customer_id"] == "040"]
+    assert set(even["basis"]) == {"customer-attributes"} and (even["sku"].astype(int) < 8).all()
+    assert set(rows.loc[rows["customer_id"] == "041", "basis"]) == {"popular"}
+
+
 def test_every_customer_gets_ten_products_not_bought_before(fitted, shop, tmp_path):
     out = tmp_path / "r.csv"
     assert run("recommend", fitted, "--top", 8, "--out", out) == 0

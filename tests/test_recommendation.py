@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from aejax import batching, recommendation
 from aejax.errors import InputError
-from aejax.interactions import Histories, Interactions, Vocabulary
+from aejax.interactions import Features, Histories, Interactions, Vocabulary
 from aejax.matrix import history_matrix, user_item_matrix
 from aejax.models import popularity
 
@@ -135,6 +136,32 @@ def test_unknown_customers_get_the_most_popular_products(tiny_lines, model, titl
         assert set(own["basis"]) == {"popular"}
     assert set(frame.loc[frame["customer_id"] == "c07", "basis"]) == {"model"}
     assert not bought_by(tiny_lines, "c07") & set(frame.loc[frame["customer_id"] == "c07", "sku"])
+
+
+def test_a_customer_without_orders_gets_what_customers_of_the_same_attributes_buy(tiny_lines, model, titles):
+    """Two ages, and what they buy: the first half of the customers the first products, the others the last."""
+    count, customers = len(tiny_lines.items), len(tiny_lines.users)
+    names = (("age", "20"), ("age", "50"))
+    is_old = np.arange(customers) >= customers // 2
+    first = tiny_lines.item % 4
+    lines = dataclasses.replace(
+        tiny_lines,
+        item=np.where(is_old[tiny_lines.user], count - 1 - first, first).astype(np.int32),
+        user_features=Features(sp.csr_array(np.eye(2, dtype=np.float32)[is_old.astype(int)]), names),
+    )
+    new = ["old", "c07", "nobody", "young"]
+    features = Features(sp.csr_array(np.array([[0, 1], [1, 0], [0, 0], [1, 0]], dtype=np.float32)), names)
+    frame = recommended(model, lines, new, titles, top=3, segments=features)
+    basis = frame.groupby("customer_id")["basis"].agg(set).to_dict()
+    of_segment = {"customer-attributes"}
+    assert basis == {"old": of_segment, "young": of_segment, "nobody": {"popular"}, "c07": {"model"}}
+    place = lines.items.index(frame["sku"])
+    assert (place[frame["customer_id"] == "young"] < 4).all()
+    assert (place[frame["customer_id"] == "old"] >= count - 4).all()
+    # Without attributes of who has orders there is nothing to go by.
+    bare = dataclasses.replace(lines, user_features=None)
+    frame = recommended(model, bare, new, titles, top=3, segments=features)
+    assert set(frame.loc[frame["customer_id"] == "old", "basis"]) == {"popular"}
 
 
 class Acquainted(BoughtTogether):

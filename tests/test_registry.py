@@ -31,6 +31,7 @@ def purchases() -> Interactions:
         order=np.arange(len(user), dtype=np.int32),
         at=np.datetime64("2024-01-01", "s") + np.arange(len(user)).astype("timedelta64[D]"),
         item_features=Features(sp.csr_array(np.ones((ITEMS, 1), dtype=np.float32)), (("kind", "any"),)),
+        user_features=Features(sp.csr_array(np.eye(USERS, dtype=np.float32)[:, :2]), (("age", "20"), ("age", "30"))),
     )
 
 

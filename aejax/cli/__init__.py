@@ -161,6 +161,8 @@ def recommend(
         console.print(f"{rows['attributes']:,} of the recommendations are of new products, by their attributes.")
     if popular:
         console.print(f"{popular:,} of them have no usable history and get the most popular products.")
+    if new := rows["customer-attributes"]:
+        console.print(f"{new:,} of them have no usable history and get what customers of the same attributes buy.")
     if note:
         console.print(f"Note: {note}.")
     if unknown := rows["mean-customer"]:

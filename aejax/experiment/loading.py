@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from aejax import recommendation, registry, runs
+from aejax import attributes, recommendation, registry, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.experiment.fitting import evaluate_test, metrics_json
@@ -114,14 +114,17 @@ def recommend(
             f"--include-new {include_new:g} of --top {top} is less than one place; give a larger share, or --top "
             f"{math.ceil(1 / include_new)} or more"
         )
+    dataset = run.prepared.dataset
+    ids = list(dataset.customers["customer_id"]) if customers is None else customers
     return recommendation.recommend(
         run.model,
         known_on(run)[0] if known is None else known,
-        list(run.prepared.dataset.customers["customer_id"]) if customers is None else customers,
-        titles(run.prepared.dataset),
+        ids,
+        titles(dataset),
         top=top,
         repeat=repeat or run.prepared.split_config.repeat,
         new_places=new_places,
+        segments=attributes.encode(run.prepared.attributes["customers"], dataset.customers, ids),
     )
 
 
@@ -139,9 +142,9 @@ def write_recommendations(
 
     Returns:
       Counts of `rows`, of those of new products by their `attributes`, of `customers`, and of those among them who got
-      `popular` products, or lists of the `mean-customer`; see `recommendation.recommend`.
+      `popular` products, or lists by `customer-attributes` or of the `mean-customer`; see `recommendation.recommend`.
     """
-    counts = {"rows": 0, "attributes": 0, "customers": 0, "popular": 0, "mean-customer": 0}
+    counts = {"rows": 0, "attributes": 0, "customers": 0, **dict.fromkeys(recommendation.BASES, 0)}
     types = dict.fromkeys(recommendation.COLUMNS, pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
     schema = pa.schema(types)
     frames = recommend(run, top=top, repeat=repeat, customers=customers, known=known, include_new=include_new)
@@ -154,7 +157,7 @@ def write_recommendations(
                 counts["rows"] += len(frame)
                 counts["customers"] += len(first)
                 counts["attributes"] += list(frame["basis"]).count("attributes")
-                for basis in ("popular", "mean-customer"):
+                for basis in recommendation.BASES:
                     counts[basis] += frame.loc[frame["basis"] == basis, "customer_id"].nunique()
     return counts
 

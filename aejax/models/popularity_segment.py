@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse as sp
 
 from aejax.errors import InputError
 from aejax.interactions import Features, Histories, Interactions
@@ -87,11 +88,11 @@ def fit(train: Interactions, settings: SegmentSettings) -> SegmentPopularity:
             "model popularity-segment needs attributes of customers (columns of customers.csv beside the id), and "
             "these data have none; try --model popularity"
         )
-    matrix = user_item_matrix(train).astype(np.float64)
+    matrix = sp.csr_array(user_item_matrix(train), dtype=np.float64)
     bought = np.diff(matrix.indptr) > 0
     known = bought & has_any(train.user_features)
-    count = np.count_nonzero(known)
-    rows, features = matrix[known], train.user_features.matrix[known].astype(np.float64)
+    count = int(np.count_nonzero(known))
+    rows, features = sp.csr_array(matrix[known]), sp.csr_array(train.user_features.matrix[known]).astype(np.float64)
     popularity = np.asarray(matrix.sum(axis=0)) / max(np.count_nonzero(bought), 1)
     centre = np.asarray(features.sum(axis=0)) / max(count, 1)
     mean = np.asarray(rows.sum(axis=0)) / max(count, 1)
