@@ -55,6 +55,15 @@ def test_a_run_evaluates_to_its_own_figures(fitted, tmp_path):
     assert (tmp_path / "again.json").read_bytes() == (fitted / "metrics.json").read_bytes()
 
 
+def test_who_stops_reading_the_output_gets_no_traceback():
+    with subprocess.Popen(
+        [sys.executable, "-m", "aejax", "tune", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as command:
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 1
+
+
 def test_a_customer_without_orders_gets_what_their_like_buy(shop, tmp_path, capsys):
     """Customers of even and of odd numbers keep to one half of the products each; 040 is even, 041 says nothing."""
     folder = tmp_path / "shop"

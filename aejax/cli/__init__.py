@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the data or the arguments are at fault, 2 usage.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -332,18 +333,25 @@ def _join_set(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exits with 0, 1 or 2."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="aejax",
-            description=(
-                "Autoencoder recommenders in JAX: three CSV files of a shop in, product recommendations with "
-                "held-out evidence out."
-            ),
-            args=_join_set(sys.argv[1:] if arguments is None else arguments),
-        )
+        try:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="aejax",
+                description=(
+                    "Autoencoder recommenders in JAX: three CSV files of a shop in, product recommendations with "
+                    "held-out evidence out."
+                ),
+                args=_join_set(sys.argv[1:] if arguments is None else arguments),
+            )
+        finally:
+            sys.stdout.flush()
     except InputError as problem:
         print(f"aejax: {problem}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("aejax: stopped; an unfinished fit goes on with --resume", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as in `aejax ... | head`: there is no one to tell, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
