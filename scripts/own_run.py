@@ -92,7 +92,7 @@ def top_lists(
 ) -> dict[str, Any]:
     """The best products of every customer as frames with titles, warm."""
     from aejax import experiment
-    from aejax.recommendation import recommend
+    from aejax.recommendation import known_at, recommend
 
     with experiment.on_device(device):
         prepared = _prepared(data)
@@ -100,7 +100,7 @@ def top_lists(
         lines, titles = prepared.interactions, experiment.titles(prepared.dataset)
 
         def rows() -> int:
-            return sum(len(frame) for frame in recommend(fitted, lines, list(lines.users.ids), titles, top=top))
+            return sum(len(frame) for frame in recommend(fitted, known_at(lines), list(lines.users.ids), titles, top=top))
 
         seconds, count = _warm(rows)
         return {"seconds": seconds, "rows": count, "work": _size(lines, fitted, settings), **_memory()}
