@@ -258,18 +258,27 @@ def dated(rows: list[tuple[int, int, int, int]]) -> Interactions:
     )
 
 
-def test_popularity_counts_customers_and_recent_popularity_orders_by_their_age():
+def test_popularity_is_the_sum_of_a_products_column():
     lines = dated([(0, 0, 5, 0), (0, 0, 1, 30), (1, 0, 2, 60), (1, 1, 1, 0), (2, 1, 1, 30), (2, 2, 7, 90)])
-    np.testing.assert_array_equal(scores_of(fitted("popularity", lines, {}), lines), [[2, 2, 1]] * 3)
-    scores = scores_of(fitted("popularity-recent", lines, {"half_life": 30.0}), lines)
-    np.testing.assert_allclose(scores, [[1 + 1 / 2 + 1 / 4, 1 + 1 / 2, 1 / 8]] * 3, rtol=1e-6)
+    expected = {
+        "binary": [2, 2, 1],
+        "orders": [3, 2, 1],
+        "quantity": [8, 2, 7],
+        "log1p-orders": [np.log(3) + np.log(2), 2 * np.log(2), np.log(2)],
+        "log1p-quantity": [np.log(7) + np.log(3), 2 * np.log(2), np.log(8)],
+        "recency": [1 + 1 / 2 + 1 / 4, 1 + 1 / 2, 1 / 8],
+    }
+    for values, totals in expected.items():
+        scores = scores_of(fitted("popularity", lines, {"values": values, "half_life": 30.0}), lines)
+        np.testing.assert_allclose(scores, [totals] * 3, rtol=1e-6)
 
 
 def test_recent_popularity_follows_its_half_life():
     """Many bought the first product long ago, one the second of late: the shorter half-life sees only that one."""
     lines = dated([(0, 0, 1, 100), (1, 0, 1, 100), (2, 0, 1, 100), (0, 1, 1, 0)])
     long, short = (
-        scores_of(fitted("popularity-recent", lines, {"half_life": days}), lines)[0] for days in (1000.0, 10.0)
+        scores_of(fitted("popularity", lines, {"values": "recency", "half_life": days}), lines)[0]
+        for days in (1000.0, 10.0)
     )
     assert long[0] > long[1] > long[2] == 0
     assert short[1] > short[0] > 0
@@ -712,8 +721,8 @@ def test_training_reaches_scaled_counts():
 @pytest.mark.parametrize(
     ("name", "setting", "value"),
     [
-        ("popularity-recent", "half_life", 0.0),
-        ("popularity-recent", "half_life", math.nan),
+        ("popularity", "half_life", 0.0),
+        ("popularity", "half_life", math.nan),
         ("ae", "batch_size", 0),
         ("ae", "epochs", 0),
         ("vae", "patience", -1),

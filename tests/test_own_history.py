@@ -174,6 +174,17 @@ def test_a_rule_names_what_it_lacks(name, lacks, says):
         fitted(name, lines_of([(0, 0, {0, 1}), (1, 3, {2})], **lacks))
 
 
+def test_popularity_recent_is_popularity_of_decayed_orders(tiny_lines):
+    recent, plain = (
+        family(name).fit(tiny_lines, make_settings(name, given)).popularity
+        for name, given in (
+            ("popularity-recent", {"half_life": 9.0}),
+            ("popularity", {"values": "recency", "half_life": 9.0}),
+        )
+    )
+    np.testing.assert_array_equal(recent, plain)
+
+
 def test_popularity_recent_is_of_the_calendar(tiny_lines):
     """Under `last-order` the customers' cuts differ; what is popular does not depend on them."""
     train = split(tiny_lines, protocol="last-order").train

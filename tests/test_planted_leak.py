@@ -16,7 +16,7 @@ from aejax.split import Split, split
 CUT = "2024-11-01"
 PROTOCOLS = {"last-order": {}, "time": {"cut": CUT}}
 MODELS = {
-    "popularity": {},
+    "popularity": {"values": "recency", "half_life": 20.0},
     "popularity-recent": {"half_life": 20.0},
     "own-frequency": {},
     "own-recency": {"half_life": 20.0},

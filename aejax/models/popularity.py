@@ -1,10 +1,11 @@
 """`popularity`, `popularity-recent`, `popularity-category`: the most popular products, the bar for every other model.
 
-`popularity` is the number of customers who bought a product: counting customers and not pieces keeps one large buyer
-from making a product popular. `popularity-recent` is what is popular lately: each order counts 2^(-age / half_life),
-its age counting to the latest purchase of train, for what is popular is so by the calendar and not by the customers'
-own cuts. `popularity-category` gives a product that nobody bought what products of its kind have on average: the bar
-for whatever scores products by their attributes.
+The score of a product is the sum of its column of the user-item matrix. With the default, `values=binary`, that is the
+number of customers who bought it: counting customers and not pieces keeps one large buyer from making a product
+popular. `popularity-recent` is what is popular lately, that sum with `values=recency`: each order counts
+2^(-age / half_life), its age counting to the latest purchase of train, for what is popular is so by the calendar and
+not by the customers' own cuts. `popularity-category` gives a product that nobody bought what products of its kind have
+on average: the bar for whatever scores products by their attributes.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from aejax.errors import InputError, nearest
-from aejax.interactions import Histories, Interactions, customers_of_products
+from aejax.interactions import Histories, Interactions
 from aejax.matrix import AgeSettings, ValueSettings
 from aejax.models import Family, Range, require_column
 
 
 @dataclasses.dataclass(frozen=True)
-class PopularitySettings:
-    """Settings of `popularity`: none."""
+class PopularitySettings(ValueSettings):
+    """Settings of `popularity`: the value transform of what is summed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,32 +77,25 @@ class Popularity:
 
 
 def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
-    """Count each product's customers."""
-    del settings
-    return Popularity(jnp.asarray(customers_of_products(train), dtype=jnp.float32))
+    """Sum the columns of the user-item matrix, in float64."""
+    matrix = settings.train_matrix(dataclasses.replace(train, as_of=None))
+    popularity = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
+    return Popularity(jnp.asarray(popularity, dtype=jnp.float32))
 
 
 def fit_recent(train: Interactions, settings: RecentPopularitySettings) -> Popularity:
-    """Sum each product's orders, which count less the older they are, in float64.
+    """`fit` with orders that count less the older they are.
 
     Raises:
       InputError: the data have no dates.
     """
     require_column(train, "at", model="popularity-recent", instead="popularity")
-    totals = _totals(train, ValueSettings(settings.half_life, values="recency"))
-    return Popularity(jnp.asarray(totals, dtype=jnp.float32))
-
-
-def _totals(train: Interactions, settings: ValueSettings) -> np.ndarray:
-    """The sums of the columns of the user-item matrix, `[I]` float64; ages count to the latest purchase."""
-    matrix = settings.train_matrix(dataclasses.replace(train, as_of=None))
-    return np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
+    return fit(train, PopularitySettings(settings.half_life, values="recency"))
 
 
 def fit_category(train: Interactions, settings: CategoryPopularitySettings) -> Popularity:
-    """The sum of each product's column of the user-item matrix, and for a product without a purchase the mean over its
-    features of what the products bought with that feature have on average, features and products weighted by the
-    feature's cells.
+    """`fit`, and for each product without a purchase the mean over its features of what the products bought with that
+    feature have on average, features and products weighted by the feature's cells.
 
     Raises:
       InputError: the products have no attributes, or not this one.
@@ -118,7 +112,9 @@ def fit_category(train: Interactions, settings: CategoryPopularitySettings) -> P
             f'column is "{settings.column}", of which there are no features; {nearest(settings.column, {*columns})}'
         )
     kinds = sp.csr_array(features.matrix[:, np.isin(columns, settings.column or columns)], dtype=np.float64)
-    own = _totals(train, settings)
+    own = np.asarray(
+        fit(train, PopularitySettings(settings.half_life, values=settings.values)).popularity, dtype=np.float64
+    )
     bought = kinds[own > 0]
     average = (own[own > 0] @ bought) / np.maximum(np.asarray(bought.sum(axis=0)), np.finfo(float).tiny)
     of_kind = (kinds @ average) / np.maximum(np.asarray(kinds.sum(axis=1)), np.finfo(float).tiny)
