@@ -100,7 +100,9 @@ def top_lists(
         lines, titles = prepared.interactions, experiment.titles(prepared.dataset)
 
         def rows() -> int:
-            return sum(len(frame) for frame in recommend(fitted, known_at(lines), list(lines.users.ids), titles, top=top))
+            return sum(
+                len(frame) for frame in recommend(fitted, known_at(lines), list(lines.users.ids), titles, top=top)
+            )
 
         seconds, count = _warm(rows)
         return {"seconds": seconds, "rows": count, "work": _size(lines, fitted, settings), **_memory()}

@@ -20,7 +20,9 @@ from tests import silent
 from tests.test_models import MULTINOMIAL, NETWORKS, lines_of, module_of, untrained
 
 RULES = ("popularity-recent", "own-frequency", "own-recency", "last-basket", "tifuknn", "upcf", "nextorder")
-READ_VALUES = sorted(registry.MODELS.keys() - {*RULES, "blend", "popularity-category"})  # the last needs attributes
+READ_VALUES = sorted(
+    registry.MODELS.keys() - {*RULES, "blend", "popularity-category", "popularity-segment"}
+)  # the last needs attributes
 USERS, ITEMS = 12, 6
 SMALL = {"epochs": 1, "latent_dim": 3, "factors": 3}
 SIZES = {"hidden": (4,), "hidden_dim": 4, "latent_dim": 3}
