@@ -14,6 +14,7 @@ from aejax.interactions import Interactions, Vocabulary, histories_of
 from aejax.models import nextorder
 from aejax.models.nextorder import NextOrderSettings
 from tests import silent
+from tests.shops import run, write_shop
 
 SMALL = NextOrderSettings(epochs=2, batch_size=16, latent_dim=5, l2=3.0, own_hidden=3, orders_per_epoch=2)
 
@@ -35,7 +36,7 @@ def softplus(x: float) -> float:
 def scores_slowly(params, settings: NextOrderSettings, bought: dict[int, list[float]], orders: int, items: int):
     """Ages in days of a customer's purchases of each product, and the number of orders -> logits."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    half_lives = [2.0**x for x in p["log2_half_lives"]]
+    half_lives = [2.0**x for x in p.get("log2_half_lives", [])]
     decayed = {i: [sum(2.0 ** (-age / h) for age in ages) for h in half_lives] for i, ages in bought.items()}
     weights = [softplus(w) for w in p["input_weights"]]
     code = np.zeros(settings.latent_dim)
@@ -171,3 +172,11 @@ def test_a_rhythm_is_learned():
     )
     # On day 50, ten days after both were bought, against day 80, when the next of product 1 falls.
     assert soon[0] - soon[1] > due[0] - due[1] + 1
+
+
+def test_a_run_without_decay_is_stored_and_read_back(tmp_path):
+    shop = write_shop(tmp_path / "shop")
+    options = ("--model", "nextorder", "--split", "last-order", "--epochs", 1, "--set", "half_lives=", "latent_dim=2")
+    assert run("fit", shop, *options, "--run", tmp_path / "run") == 0
+    assert run("evaluate", tmp_path / "run", "--json", tmp_path / "again.json") == 0
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "run" / "metrics.json").read_bytes()

@@ -153,7 +153,8 @@ class NextOrder(nnx.Module):
         self.again = nnx.Param(jnp.asarray(start.again, jnp.float32))
         self.encoder = nnx.Param(jnp.asarray(start.encoder, jnp.float32) * items**0.5)
         self.decoder = nnx.Param(jnp.asarray(start.decoder, jnp.float32) * items**0.5)
-        self.log2_half_lives = nnx.Param(jnp.log2(jnp.asarray(settings.half_lives, jnp.float32)))
+        # A checkpoint holds no empty array.
+        self.log2_half_lives = nnx.Param(jnp.log2(jnp.asarray(settings.half_lives, jnp.float32))) if decays else None
         # softplus of them: the count weighs 1 and the decayed counts a tenth.
         self.input_weights = nnx.Param(jnp.array([0.54, *[-2.25] * decays], jnp.float32))
         self.popularity = nnx.Param(jnp.float32(0.5))
@@ -168,6 +169,8 @@ class NextOrder(nnx.Module):
         """Purchases -> the number of orders with each product `[B, M]`, and decayed counts `[B, M, C]`."""
         products = inputs.items.shape[1]
         count = _add(inputs.slots, jnp.ones_like(inputs.ages), products)
+        if self.log2_half_lives is None:
+            return count, jnp.zeros((*count.shape, 0))
         rates = jnp.exp2(-self.log2_half_lives[...])
         decay = jnp.exp2(-inputs.ages[:, :, None] * rates[None, None, :])
         return count, _add(inputs.slots, decay, products)
