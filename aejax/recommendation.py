@@ -168,10 +168,10 @@ def recommend(
     place = lines.users.index(customers)
     has_history = np.bincount(bought.user, minlength=len(lines.users)) > 0
     place = np.where((place >= 0) & has_history[place], place, -1)
-    of_segment = np.zeros(len(customers), dtype=bool)
-    if segments is not None and lines.user_features is not None:
-        of_segment = (place < 0) & popularity_segment.has_any(segments)
-    by_segment = popularity_segment.fit(bought, SegmentSettings()) if of_segment.any() else None
+    of_segment, by_segment = np.zeros(len(customers), dtype=bool), None
+    if segments is not None and lines.user_features is not None and (place < 0).any():
+        by_segment = popularity_segment.fit(bought, SegmentSettings())
+        of_segment = (place < 0) & by_segment.knows(segments)
     title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
     size = batching.scoring_chunk(count)
     filled = min(size, len(customers))

@@ -112,3 +112,15 @@ def test_few_customers_are_no_trouble(rows):
 def test_without_attributes_of_customers_it_says_so():
     with pytest.raises(InputError, match=r"columns of customers\.csv"):
         fit(lines_of(np.eye(4), None), SegmentSettings())
+
+
+def test_a_feature_that_no_buyer_has_says_nothing():
+    """Of 100 customers 60 are of the first segment and buy one product, 40 of the second buy the other."""
+    segment = np.repeat([0, 1], [60, 40])
+    lines = lines_of(np.eye(2)[segment], np.eye(3)[segment])
+    model = fit(lines, SegmentSettings())
+    new = lines_of(np.zeros((2, 2)), np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]))
+    scores = np.asarray(model.scores(model.encode(Histories(new))))
+    np.testing.assert_allclose(scores[0], [0.6, 0.4], rtol=1e-6)
+    assert scores[1, 0] > 0.9 > scores[1, 1]
+    assert model.knows(new.user_features).tolist() == [False, True]

@@ -51,6 +51,11 @@ class SegmentPopularity:
       effects: `[F, I]` float32, what a feature adds to the score of each product.
     """
 
+    @property
+    def met(self) -> np.ndarray:
+        """`[F]` bool, the features that a customer with a purchase has: nothing is known of others."""
+        return np.asarray(self.centre) > 0
+
     popularity: Any
     centre: Any
     effects: Any
@@ -60,7 +65,12 @@ class SegmentPopularity:
         features = histories.lines.user_features
         if features is None:
             return np.zeros((len(histories), len(self.centre)), dtype=np.float32)
-        return np.where(has_any(features)[:, None], features.matrix.toarray() - np.asarray(self.centre), np.float32(0))
+        own = features.matrix.toarray() * self.met
+        return np.where(own.any(axis=1)[:, None], own - np.asarray(self.centre), np.float32(0))
+
+    def knows(self, features: Features) -> np.ndarray:
+        """Features of n customers -> `[n]` bool, those with one that was met."""
+        return features.matrix @ self.met.astype(np.float32) > 0
 
     def scores(self, batch: np.ndarray) -> jax.Array:
         """Centred features `[n, F]` -> scores `[n, I]`."""
