@@ -188,7 +188,7 @@ def fit_network(
     *,
     unit: bool,
     customers: sp.csr_array | None = None,
-    made: Callable[..., Network] | None = None,
+    made: Callable[..., Network] = Network,
     **training: Any,
 ) -> tuple[Network, Progress]:
     """Train a module on every user of `train` that has a purchase.
@@ -200,7 +200,7 @@ def fit_network(
       settings: the network's settings.
       unit: divide inputs and targets by each user's largest value.
       customers: `[U, Fu]`, features of the customers of `train`, for the batches; None: the module asks for none.
-      made: makes the fitted network of what is trained, with the arguments of `Network`; None: `Network` itself.
+      made: makes the fitted network of what is trained, with the arguments of `Network`.
       **training: see `train_network`.
 
     Returns:
@@ -208,12 +208,11 @@ def fit_network(
     """
     items = len(train.items)
     matrix, columns = _training_rows(train, settings, unit, customers)
-    make = Network if made is None else made
     return train_network(
         build,
         loss,
         batching.row_examples(matrix, **columns),
-        lambda graphdef, params: make(graphdef, params, items, settings, unit),
+        lambda graphdef, params: made(graphdef, params, items, settings, unit),
         settings,
         items=items,
         **training,

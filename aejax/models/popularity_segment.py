@@ -5,10 +5,10 @@ mean row p of all customers with a purchase, and c the mean features of those n 
 
     scores(f) = p + (f - c) (F'F + l I)^-1 F'X,
 
-and p alone for a customer without features. The ridge l is the one of least generalised cross-validation,
-`|(1 - H) X|^2 / (n - tr H)^2` with H the hat matrix, intercept included (Golub, Heath and Wahba 1979, Generalized
-Cross-Validation as a Method for Choosing a Good Ridge Parameter); an infinite one, which leaves `popularity`, is among
-those that are tried.
+and p alone for a customer without features, or with none that a customer with a purchase has. The ridge l is the one of
+least generalised cross-validation, `|(1 - H) X|^2 / (n - tr H)^2` with H the hat matrix, intercept included (Golub,
+Heath and Wahba 1979, Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter); an infinite one,
+which leaves `popularity`, is among those that are tried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aejax.interactions import Features, Histories, Interactions
 from aejax.matrix import user_item_matrix
 from aejax.models import Family
 
-# Ridges that are tried, times the largest eigenvalue of F'F; and none, which is an infinite one.
+# Ridges that are tried, times the largest eigenvalue of F'F, which counts as 1 at least.
 RIDGES = (*np.logspace(-4, 4, 25), math.inf)
 
 
@@ -51,17 +51,17 @@ class SegmentPopularity:
       effects: `[F, I]` float32, what a feature adds to the score of each product.
     """
 
+    popularity: Any
+    centre: Any
+    effects: Any
+
     @property
     def met(self) -> np.ndarray:
         """`[F]` bool, the features that a customer with a purchase has: nothing is known of others."""
         return np.asarray(self.centre) > 0
 
-    popularity: Any
-    centre: Any
-    effects: Any
-
     def encode(self, histories: Histories) -> np.ndarray:
-        """Histories of n customers -> their centred features `[n, F]`, 0 for those who have none."""
+        """Histories of n customers -> their centred features `[n, F]`, 0 for those who have none that was met."""
         features = histories.lines.user_features
         if features is None:
             return np.zeros((len(histories), len(self.centre)), dtype=np.float32)

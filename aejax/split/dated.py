@@ -41,8 +41,8 @@ def split_time(lines: Interactions, test_share: float, cut: str | None, repeat: 
     def before(moment: np.datetime64) -> Interactions:
         return to_learn_from(net_returns(lines.take(at < moment)), everyone(moment))
 
-    middle = net_returns(lines.take((lines.at >= validation_from) & (lines.at < test_from)))
-    end = net_returns(lines.take(lines.at >= test_from))
+    middle = net_returns(lines.take((at >= validation_from) & (at < test_from)))
+    end = net_returns(lines.take(at >= test_from))
     train, refit = before(validation_from), before(test_from)
     tasks = both_tasks(refit, end, seen=None, as_of=everyone(test_from))
     return Split(

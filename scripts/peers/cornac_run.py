@@ -4,10 +4,8 @@ pip install -r scripts/peers/cornac.txt     # in an environment of its own
 python scripts/peers/cornac_run.py FOLDER --epochs 6
 """
 
-import argparse
 import itertools
 import time
-from pathlib import Path
 
 import held_out
 import numpy as np
@@ -18,13 +16,7 @@ from cornac.models import VAECF
 
 def main() -> None:
     """Fit once and print one JSON line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--hidden", type=int, default=600)
-    parser.add_argument("--latent-dim", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--epochs", type=int, default=6)
-    given = parser.parse_args()
+    given = held_out.options(hidden=600, latent_dim=200, batch=100, epochs=6)
     split = held_out.read(given.folder)
     users, items = split.train.shape
     cells = split.train.tocoo()

@@ -1,5 +1,6 @@
 """What the peers' scripts share: a predefined split as matrices, and the validation figure, counted alike for all."""
 
+import argparse
 import json
 import statistics
 import sys
@@ -17,6 +18,19 @@ class Split(NamedTuple):
 
     train: Any
     validation: Any
+
+
+def options(**defaults: Any) -> argparse.Namespace:
+    """What a peer's script is given: the folder of a split, and for each name an option of its default's type; where
+    that is a list, one or more of its elements.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    for name, default in defaults.items():
+        several = isinstance(default, list)
+        kind = type(default[0] if several else default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, nargs="+" if several else None)
+    return parser.parse_args()
 
 
 def read(folder: Path) -> Split:

@@ -4,9 +4,7 @@ pip install -r scripts/peers/irspack.txt     # in an environment of its own
 python scripts/peers/irspack_run.py FOLDER --epochs 6
 """
 
-import argparse
 import time
-from pathlib import Path
 
 import held_out
 import jax
@@ -15,14 +13,7 @@ from irspack.recommenders.multvae import MultVAETrainer
 
 def main() -> None:
     """Fit once and print one JSON line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--hidden", type=int, default=600)
-    parser.add_argument("--latent-dim", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--dropout", type=float, default=0.5)
-    parser.add_argument("--epochs", type=int, default=6)
-    given = parser.parse_args()
+    given = held_out.options(hidden=600, latent_dim=200, batch=100, dropout=0.5, epochs=6)
     split = held_out.read(given.folder)
     trainer = MultVAETrainer(
         split.train,

@@ -6,9 +6,7 @@
 Dense 128-64-32-64-128 with ReLU, sigmoid output, mean squared error, Adam 1e-3; dense rows in and out.
 """
 
-import argparse
 import time
-from pathlib import Path
 
 import held_out
 import keras
@@ -33,12 +31,7 @@ class Times(keras.callbacks.Callback):
 
 def main() -> None:
     """Fit once and print one JSON line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[128, 64, 32])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=6)
-    given = parser.parse_args()
+    given = held_out.options(hidden=[128, 64, 32], batch=64, epochs=6)
     split = held_out.read(given.folder)
     items = split.train.shape[1]
     sizes = [*given.hidden, *given.hidden[-2::-1]]
