@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from aejax.cli import process
 from aejax.cli.options import Common, attribute_kinds
 from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics, trial_line
 from aejax.errors import InputError
@@ -305,6 +306,8 @@ COMMANDS = {
     "compare": compare,
     "tune": tune,
 }
+# These compute.
+COMPUTING = ("fit", "evaluate", "recommend", "similar", "compare", "tune")
 
 
 def _join_set(arguments: Sequence[str]) -> list[str]:
@@ -331,7 +334,10 @@ def _join_set(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with 0, 1 or 2."""
+    """Run a command; exits with 0, 1 or 2. Without `arguments`, with those of this process, which may start again."""
+    if arguments is None and len(sys.argv) > 1 and sys.argv[1] in COMPUTING:
+        process.keep_compiled()
+        process.start_with_huge_pages()
     try:
         try:
             tyro.extras.subcommand_cli_from_dict(
@@ -339,7 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 prog="aejax",
                 description=(
                     "Autoencoder recommenders in JAX: three CSV files of a shop in, product recommendations with "
-                    "held-out evidence out."
+                    "held-out evidence out. What JAX compiles is kept in the user's cache folder, or in "
+                    "JAX_COMPILATION_CACHE_DIR."
                 ),
                 args=_join_set(sys.argv[1:] if arguments is None else arguments),
             )

@@ -1,0 +1,56 @@
+"""What JAX and the C library read from the environment when they start, so that it has to be there before them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import platformdirs
+
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# What compiles quicker than this is compiled again rather than kept.
+LEAST_SECONDS = 0.1
+# The compiled functions used longest ago make room for new ones.
+MOST_BYTES = 2**28
+
+
+def keep_compiled() -> None:
+    """Keep what JAX compiles in the user's cache folder, for this process and those that it starts.
+
+    Who has set `JAX_COMPILATION_CACHE_DIR` has decided; where the folder cannot be written, nothing is kept.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = Path(platformdirs.user_cache_dir("aejax", appauthor=False)) / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(LEAST_SECONDS))
+        os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(MOST_BYTES))
+
+
+def start_with_huge_pages() -> None:
+    """Start this process again with memory in pages of 2 MiB, where Linux gives them to who asks.
+
+    The GNU C library asks for them if its tunable says so when a process starts. Arrays of many MiB are made and walked
+    through in less time: each 4 KiB page of a new one costs a fault, and a full table of pages is searched for each of
+    an old one.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc.hugetlb" in tunables or not _given_to_who_asks():
+        return
+    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}" if tunables else HUGE_PAGES
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _given_to_who_asks() -> bool:
+    try:
+        return "[madvise]" in HUGE_PAGES_FILE.read_text()
+    except OSError:
+        return False

@@ -1,0 +1,76 @@
+"""What is said to JAX and to the C library before they start."""
+
+import os
+import sys
+
+import platformdirs
+import pytest
+
+from aejax import cli
+from aejax.cli import process
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A process that nobody has told anything, whose user's cache folder is in `tmp_path`."""
+    for name in list(os.environ):
+        if name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "GLIBC_TUNABLES")):
+            monkeypatch.delenv(name)
+    # So that what the test sets is undone.
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name, appauthor: str(tmp_path / name))
+    return tmp_path
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache_folder(fresh):
+    process.keep_compiled()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(fresh / "aejax" / "compiled")
+    assert (fresh / "aejax" / "compiled").is_dir()
+    assert int(os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"]) > 0
+
+
+def test_a_cache_folder_that_the_user_chose_stands(fresh):
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = "mine"
+    process.keep_compiled()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
+    assert not (fresh / "aejax").exists()
+
+
+def test_a_cache_folder_that_cannot_be_made_is_done_without(fresh):
+    (fresh / "aejax").write_text("a file")
+    process.keep_compiled()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def started(monkeypatch, tmp_path, pages):
+    """The commands that `start_with_huge_pages` starts where Linux says `pages`."""
+    (tmp_path / "enabled").write_text(pages)
+    monkeypatch.setattr(process, "HUGE_PAGES_FILE", tmp_path / "enabled")
+    commands = []
+    monkeypatch.setattr(os, "execv", lambda python, words: commands.append((python, words)))
+    process.start_with_huge_pages()
+    return commands
+
+
+def test_a_process_starts_again_with_huge_pages_once_and_with_its_own_words(fresh, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "aejax", "fit", "data"])
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.check=1"
+    commands = started(monkeypatch, tmp_path, "always [madvise] never\n")
+    assert commands == [(sys.executable, [sys.executable, "-m", "aejax", "fit", "data"])]
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=1:glibc.malloc.hugetlb=1"
+    assert started(monkeypatch, tmp_path, "always [madvise] never\n") == []
+
+
+@pytest.mark.parametrize("pages", ["[always] madvise never\n", "always madvise [never]\n"])
+def test_a_process_goes_on_where_it_is_given_huge_pages_anyway_or_never(fresh, monkeypatch, tmp_path, pages):
+    assert started(monkeypatch, tmp_path, pages) == []
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
+def test_only_a_process_of_its_own_starts_again(fresh, monkeypatch):
+    monkeypatch.setattr(process, "start_with_huge_pages", lambda: pytest.fail("the caller's process started again"))
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help"])
+    monkeypatch.setattr(sys, "argv", ["aejax", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
