@@ -17,7 +17,8 @@ from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions
 from aejax.quality import Dropped, FileAccount, counted
-from aejax.tables import read_shop, text, values
+from aejax.tables import text, values
+from aejax.tables.shop import read_shop
 from aejax.tables.text import TextFile
 
 _EXPECTED = (

@@ -11,7 +11,7 @@ import pytest
 
 from aejax import demo, quality
 from aejax.errors import InputError
-from aejax.tables import read_shop
+from aejax.tables.shop import read_shop
 
 
 def small_source(folder: Path) -> Path:

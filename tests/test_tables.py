@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aejax.errors import InputError
 from aejax.interactions import net_returns
-from aejax.tables import read_shop
+from aejax.tables.shop import read_shop
 
 CUSTOMERS = "customer_id,city\na,Bern\nb,Wien\n"
 PRODUCTS = "sku,title\np,Pear\nq,Quince\n"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aejax import registry, report, runs
+from aejax import registry, runs
 from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
 from aejax.errors import InputError
 from aejax.evaluation import Evaluation, mean_with_interval
 from aejax.experiment.fitting import Fitted, Tested, begin_run, evaluate_test, finish_run, fit_model, resolved
-from aejax.experiment.pages import comparison_page
+from aejax.experiment.pages import comparison_page, write_report
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import Hooks
 from aejax.interactions import Dataset
@@ -309,4 +309,4 @@ def _write_comparison(comparison: Comparison, unfinished: Path) -> None:
     finish_run(unfinished / "best", config, prepared, trial.fitted, trial.tested)
     environment = runs.read_json(unfinished / "best" / "environment.json")
     page = comparison_page(comparison.result, prepared, trial.fitted.model, comparison.logs, environment)
-    runs.write_text(unfinished / "report.html", report.render(page))
+    write_report(unfinished, page)

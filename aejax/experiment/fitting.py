@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aejax import attributes, registry, report, runs
+from aejax import attributes, registry, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.evaluation import Evaluation, evaluate, report_metrics
-from aejax.experiment.pages import run_page
+from aejax.experiment.pages import run_page, write_report
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import EpochListener, Factorised, Fitted, Hooks, fit_alone
 from aejax.interactions import Dataset
@@ -245,7 +245,7 @@ def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: 
     }
     environment = runs.read_json(unfinished / "environment.json")
     page = run_page(config.model, prepared, fitted.model, row, fitted.log, environment)
-    runs.write_text(unfinished / "report.html", report.render(page))
+    write_report(unfinished, page)
 
 
 def resolved(config: RunConfig, prepared: Prepared, settings: Any) -> RunConfig:

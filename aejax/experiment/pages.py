@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from aejax import attributes, quality, recommendation
+from aejax import attributes, quality, recommendation, runs
 from aejax.experiment.preparing import Prepared, titles
 from aejax.models import Model
 
@@ -136,3 +137,10 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
 
 def _product(sku: Any, title_of: pd.Series) -> dict[str, str]:
     return {"sku": str(sku), "title": str(title_of.get(sku, sku))}
+
+
+def write_report(folder: Path, page: Mapping[str, Any]) -> None:
+    """The page as `report.html` of the folder."""
+    from aejax import report  # a run can be read and recommend without matplotlib, which takes long to import
+
+    runs.write_text(folder / "report.html", report.render(page))

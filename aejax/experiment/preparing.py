@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from aejax import attributes, datasets
+from aejax import attributes
 from aejax.attributes import Attribute
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
@@ -42,6 +42,8 @@ class Prepared:
 
 def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
     """Read a folder and split it. Raises `InputError` where the data cannot carry what is asked."""
+    from aejax import datasets  # a run can do without what checks tables, which takes long to import
+
     return prepare_dataset(datasets.read(Path(data.path), min_rating=data.min_rating), data, split_config)
 
 
