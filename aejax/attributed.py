@@ -117,7 +117,7 @@ class AttributedNetwork(Network):
         """`[Fu]` bool, the features that a customer of the training has: a vector that began at 0 moved with its first
         update, and no other did.
         """
-        return np.asarray(self.params["customers"]).any(axis=1)
+        return np.count_nonzero(np.asarray(self.params["customers"]), axis=1) > 0
 
     def encode(self, histories: Histories) -> Batch:
         """Histories of n customers -> a padded batch on the host, those of their features in it that were met."""
@@ -177,9 +177,24 @@ def _fit(
     if customers is not None:
         build = partial(build, customers=customers.shape[1])
         made = AttributedNetwork
-    if products is None:
-        return network.fit_network(build, loss, train, settings, unit=unit, customers=customers, made=made, **training)
-    known = jax.tree.map(jnp.asarray, batching.pad_rows(products, length=batching.longest_row(products)))
+    whole: Callable[..., nnx.Module] = build
+    if products is not None:
+        whole, loss, made, training["beside"] = _of_sums(build, loss, made, products, train)
+    return network.fit_network(whole, loss, train, settings, unit=unit, customers=customers, made=made, **training)
+
+
+def _of_sums(
+    build: Callable[..., HasEnds],
+    loss: Callable[..., jax.Array],
+    made: Callable[..., Network],
+    products: sp.csr_array,
+    train: Interactions,
+) -> tuple[Callable[..., Attributed], Callable[..., jax.Array], Callable[..., Network], int]:
+    """What `network.fit_network` takes, of a module -> the same of one whose products have features `[I, F]`, and how
+    many numbers an update makes of them and of their vectors.
+    """
+    length = batching.longest_row(products)
+    known = jax.tree.map(jnp.asarray, batching.pad_rows(products, length=length))
     bought = jnp.asarray(np.bincount(train.item, minlength=len(train.items)) > 0)
 
     def loss_of_sums(module: Attributed, *example: Any) -> jax.Array:
@@ -190,15 +205,17 @@ def _fit(
         module = nnx.merge(graphdef, params).fitted(known, bought)
         return nnx.to_pure_dict(nnx.state(module))
 
-    plain = nnx.graphdef(nnx.eval_shape(lambda: build(len(train.items), rngs=nnx.Rngs(params=0))))
+    attributed = partial(Attributed, build=build, features=products.shape[1])
+    abstract = nnx.eval_shape(lambda: attributed(len(train.items), nnx.Rngs(params=0)))
+    plain = nnx.graphdef(abstract.module)
 
     def made_of_sums(graphdef: nnx.GraphDef, params: dict[str, Any], *others: Any) -> Network:
         return made(plain, params_of_sums(graphdef, params), *others)
 
-    attributed = partial(Attributed, build=build, features=products.shape[1])
-    return network.fit_network(
-        attributed, loss_of_sums, train, settings, unit=unit, customers=customers, made=made_of_sums, **training
-    )
+    # Of each product the sums, the kernels and bias with them, and their gradients; its features, maybe as a dense row.
+    row = 0 if batching.is_short(length, products.shape[1]) else products.shape[1]
+    beside = len(train.items) * (3 * abstract.vectors.shape[1] + row)
+    return attributed, loss_of_sums, made_of_sums, beside
 
 
 def fit_and_restore(

@@ -16,8 +16,8 @@ import scipy.sparse as sp
 from flax import nnx
 from jax.test_util import check_grads
 
-from aejax import attributed, batching
-from aejax.errors import InputError
+from aejax import attributed, batching, memory
+from aejax.errors import InputError, ResourceError
 from aejax.experiment import tuning
 from aejax.interactions import Features, Interactions, Vocabulary, histories_of
 from aejax.models import multvae
@@ -356,6 +356,21 @@ def test_attributes_that_the_data_lack_are_refused(products, planted):
     lines = dataclasses.replace(planted, item_features=features, user_features=None)
     with pytest.raises(InputError, match=r"attributes is True, and these data have none.*--set attributes=false"):
         fitted("multvae", lines, BRIEF | {"attributes": True})
+
+
+@pytest.mark.parametrize("share", [0.0, 100.0], ids=["dense", "by rows"])
+def test_the_memory_of_kernels_with_their_sums_counts(share, planted, monkeypatch):
+    """Refused where there is room for the parameters and a batch, but not for what an update makes of them."""
+    monkeypatch.setattr(batching, "LONGEST_SHARE", share)
+    items, width, features = len(planted.items), 16 + 16 + 1, planted.item_features.matrix.shape[1]
+    parameters = items * width + features * width + GROUPS * 16 + (16 * 16 + 16 + 8 * 16 + 16) + 16
+    room = 4 * (5 * parameters + 3 * 16 * items)
+    needed = room + 4 * items * (3 * width + (0 if share else features))
+    monkeypatch.setattr(memory, "available", lambda: needed - 1)
+    with pytest.raises(ResourceError, match=f"{parameters:,} parameters and batches of 16 customers x 30 products"):
+        fitted("multvae", planted, BRIEF | {"attributes": True})
+    monkeypatch.setattr(memory, "available", lambda: needed)
+    fitted("multvae", planted, BRIEF | {"attributes": True, "epochs": 1})
 
 
 @each_network
