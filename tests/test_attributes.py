@@ -109,8 +109,9 @@ def test_what_could_be_thousands_or_decimals_is_read_by_the_currency_and_warned_
     one = found(given={"size": "number"}, size=column)["size"]
     doubtful = next(text for text in texts if "299" in text)
     read = numbers[texts.index(doubtful)]
-    how = f'"{doubtful}" has thousands or decimals; it is read as {read:g}, with {"thous" if abs(read) > 999 else "decim"}'
-    assert one.kind == "number" and one.is_warning and how in one.note
+    how = "thousands" if abs(read) > 999 else "decimals"
+    assert one.kind == "number" and one.is_warning
+    assert f'"{doubtful}" has thousands or decimals; it is read as {read:g}, with {how}' in one.note
     (line,) = [line for line in summary_lines(report({"products": [one]})) if "size:" in line]
     assert line.startswith("Warning: products.csv: size: nothing in it tells")
     # Other rows are read as these were.
