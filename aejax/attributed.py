@@ -19,14 +19,15 @@ served as any other.
   that were bought, and adds the sums of their features' vectors.
 
 **Customers.** The first layer's sum gets `f V` for a customer's features f, scaled to length 1. A customer of whom
-nothing is known, and a feature that no customer of the training has, add nothing.
+nothing is known adds nothing, and a feature that no customer of the training has is left out before f is scaled: what
+is known beside it counts for as much as without it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -109,19 +110,23 @@ class Attributed(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class AttributedNetwork(Network):
-    """A fitted network that knows customers' features.
+    """A fitted network that knows customers' features: it has the parameter `customers` `[Fu, H]`."""
 
-    Attributes:
-      features: Fu, how many.
-    """
-
-    features: int
+    @cached_property
+    def met(self) -> np.ndarray:
+        """`[Fu]` bool, the features that a customer of the training has: a vector that began at 0 moved with its first
+        update, and no other did.
+        """
+        return np.count_nonzero(np.asarray(self.params["customers"]), axis=1) > 0
 
     def encode(self, histories: Histories) -> Batch:
-        """Histories of n customers -> a padded batch on the host, their features in it."""
+        """Histories of n customers -> a padded batch on the host, those of their features in it that were met."""
         known = histories.lines.user_features
-        empty = sp.csr_array((len(histories), self.features), dtype=np.float32)
-        features = empty if known is None else unit_length(known.matrix)
+        features = sp.csr_array((len(histories), len(self.met)), dtype=np.float32)
+        if known is not None:
+            own = known.matrix
+            met = own.data * self.met[own.indices]
+            features = unit_length(sp.csr_array((met, own.indices, own.indptr), shape=own.shape))
         return super().encode(histories)._replace(customers=batching.pad_rows(features))
 
 
@@ -143,9 +148,12 @@ def product_features(train: Interactions) -> sp.csr_array | None:
 
 
 def customer_features(train: Interactions) -> sp.csr_array | None:
-    """The features of customers, `[U, Fu]`, rows of length 1; None where there is none."""
+    """The features of customers, `[U, Fu]`, rows of length 1; None where no customer with a purchase has one.
+
+    Only the rows of customers with a purchase are trained on, and they have no feature that is not met.
+    """
     known = train.user_features
-    return unit_length(known.matrix) if known is not None and known.matrix.nnz else None
+    return unit_length(known.matrix) if known is not None and known.matrix[np.unique(train.user)].nnz else None
 
 
 def _fit(
@@ -168,10 +176,25 @@ def _fit(
     made: Callable[..., Network] = Network
     if customers is not None:
         build = partial(build, customers=customers.shape[1])
-        made = partial(AttributedNetwork, features=customers.shape[1])
-    if products is None:
-        return network.fit_network(build, loss, train, settings, unit=unit, customers=customers, made=made, **training)
-    known = jax.tree.map(jnp.asarray, batching.pad_rows(products, length=batching.longest_row(products)))
+        made = AttributedNetwork
+    whole: Callable[..., nnx.Module] = build
+    if products is not None:
+        whole, loss, made, training["beside"] = _of_sums(build, loss, made, products, train)
+    return network.fit_network(whole, loss, train, settings, unit=unit, customers=customers, made=made, **training)
+
+
+def _of_sums(
+    build: Callable[..., HasEnds],
+    loss: Callable[..., jax.Array],
+    made: Callable[..., Network],
+    products: sp.csr_array,
+    train: Interactions,
+) -> tuple[Callable[..., Attributed], Callable[..., jax.Array], Callable[..., Network], int]:
+    """What `network.fit_network` takes, of a module -> the same of one whose products have features `[I, F]`, and how
+    many numbers an update makes of them and of their vectors.
+    """
+    length = batching.longest_row(products)
+    known = jax.tree.map(jnp.asarray, batching.pad_rows(products, length=length))
     bought = jnp.asarray(np.bincount(train.item, minlength=len(train.items)) > 0)
 
     def loss_of_sums(module: Attributed, *example: Any) -> jax.Array:
@@ -182,15 +205,17 @@ def _fit(
         module = nnx.merge(graphdef, params).fitted(known, bought)
         return nnx.to_pure_dict(nnx.state(module))
 
-    plain = nnx.graphdef(nnx.eval_shape(lambda: build(len(train.items), rngs=nnx.Rngs(params=0))))
+    attributed = partial(Attributed, build=build, features=products.shape[1])
+    abstract = nnx.eval_shape(lambda: attributed(len(train.items), nnx.Rngs(params=0)))
+    plain = nnx.graphdef(abstract.module)
 
     def made_of_sums(graphdef: nnx.GraphDef, params: dict[str, Any], *others: Any) -> Network:
         return made(plain, params_of_sums(graphdef, params), *others)
 
-    attributed = partial(Attributed, build=build, features=products.shape[1])
-    return network.fit_network(
-        attributed, loss_of_sums, train, settings, unit=unit, customers=customers, made=made_of_sums, **training
-    )
+    # Of each product the sums, the kernels and bias with them, and their gradients; its features, maybe as a dense row.
+    row = 0 if batching.is_short(length, products.shape[1]) else products.shape[1]
+    beside = len(train.items) * (3 * abstract.vectors.shape[1] + row)
+    return attributed, loss_of_sums, made_of_sums, beside
 
 
 def fit_and_restore(
@@ -213,6 +238,6 @@ def fit_and_restore(
             return plain_restore(state, settings, items=items)
         features = state["customers"].shape[0]
         built = partial(build(settings), items, customers=features)
-        return AttributedNetwork(*network.restore_module(built, state), items, settings, unit, features)
+        return AttributedNetwork(*network.restore_module(built, state), items, settings, unit)
 
     return fit, restore

@@ -2,7 +2,8 @@
 
 Two steps, both pure: `recognise` looks at a whole table and says how each column is used, and `encode` makes features
 of rows by that; what it has not seen, such as a new category, is no feature. How numbers are read (which of 1,299 and
-1.299 is the larger) is settled in the first and holds in the second. The kinds of column:
+1.299 is the larger) is settled in the first and holds in the second; where nothing in a column tells, a note says so.
+The kinds of column:
 
 * `category`: each value that two rows share is a feature; empty is none.
 * `number`: bands of about equally many rows; a price may be text with a currency sign and thousands separators.
@@ -20,7 +21,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -188,9 +189,9 @@ def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) ->
         return Attribute(column, "none", "it is empty")
     if len(counts) == 1 and len(filled) == len(cells):
         return Attribute(column, "none", "it is the same in every row")
-    decimal = decimal_sign(counts)
-    numbers = parse_numbers(counts, decimal)
-    kind = given or _kind(column, counts, numbers, len(filled))
+    decimals = decimals_of(counts)
+    numbers = parse_numbers(counts, decimals.sign)
+    kind = given or _kind(column, counts, numbers, len(filled), is_price=decimals.is_price)
     if kind == "id":
         return Attribute(
             column,
@@ -199,7 +200,7 @@ def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) ->
             is_warning=True,
         )
     if kind == "number":
-        return dataclasses.replace(_bands(column, filled, numbers, table), decimal=decimal)
+        return _bands(column, filled, numbers, decimals, table)
     if kind == "text":
         return _words(column, counts, len(filled))
     shared = tuple(sorted(value for value, rows in counts.items() if rows > 1))
@@ -208,7 +209,7 @@ def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) ->
     return Attribute(column, "category", values=shared)
 
 
-def _kind(column: str, counts: Mapping[str, int], numbers: Mapping[str, float], filled: int) -> str:
+def _kind(column: str, counts: Mapping[str, int], numbers: Mapping[str, float], filled: int, *, is_price: bool) -> str:
     """What a column looks like: a kind, or `id`."""
     rows = sum(counts[value] for value in numbers)
     is_number = rows >= NUMBERS * filled and len(numbers) >= NUMBERS * len(counts)
@@ -216,7 +217,7 @@ def _kind(column: str, counts: Mapping[str, int], numbers: Mapping[str, float], 
     words = sum(len(_WORD.findall(value)) * number for value, number in counts.items()) / filled
     if is_number and not _ID_NAME.search(column):
         whole = all(number == int(number) for number in numbers.values())
-        return "id" if is_unique and whole else "number"
+        return "id" if is_unique and whole and not is_price else "number"
     if is_unique and sum(_CODE.fullmatch(value) is not None for value in counts) >= UNIQUE * len(counts):
         return "id"
     if words > 1.5 and (column.lower() in _TEXT_NAMES or 2 * len(counts) > filled):
@@ -224,12 +225,45 @@ def _kind(column: str, counts: Mapping[str, int], numbers: Mapping[str, float], 
     return "id" if is_unique else "category"
 
 
-def decimal_sign(values: Iterable[str]) -> str:
-    """Different texts of a column -> the sign before their decimals, `.` or `,`: that of most numbers which can be read
-    in one way alone (1.5, 1,299.00, 1,000,000 or 1,5, 1.299,00, 1.000.000); in doubt the point.
+class Decimals(NamedTuple):
+    """How the numbers of a column are written.
+
+    Attributes:
+      sign: the one before decimals, `.` or `,`.
+      doubtful: a text of which nothing in the column tells how to read it; empty where there is none.
+      is_price: a currency stands before or behind some of them.
     """
-    votes = Counter(written[0] for value in values if len(written := _readings(_without_currency(value))) == 1)
-    return "," if votes[","] > votes["."] else "."
+
+    sign: str
+    doubtful: str
+    is_price: bool
+
+
+def decimals_of(values: Iterable[str]) -> Decimals:
+    """Different texts of a column -> how its numbers are written.
+
+    The sign before decimals is that of most numbers which can be read in one way alone (1.5, 1,299.00, 1,000,000 or
+    1,5, 1.299,00, 1.000.000). Where that does not decide and there are numbers such as 1.299 or 1,299, one of these is
+    `doubtful`: prices have two decimals or none, so in most prices the sign is one of thousands; of other numbers the
+    point stands before decimals, as in a weight of 1.299 kg, and the comma separates thousands.
+    """
+    votes: Counter[str] = Counter()
+    doubtful: dict[str, list[str]] = {".": [], ",": []}
+    is_price = False
+    for value in values:
+        text, has_currency = _without_currency(value)
+        written = _readings(text)
+        is_price |= has_currency and bool(written)
+        separator = next((sign for sign in doubtful if sign in text), None)
+        if len(written) == 1:
+            votes[written[0]] += 1
+        elif written and separator:
+            doubtful[separator].append(value)
+    if votes["."] != votes[","]:
+        return Decimals("," if votes[","] > votes["."] else ".", "", is_price)
+    points, commas = doubtful["."], doubtful[","]
+    sign = "," if is_price and len(points) > len(commas) else "."
+    return Decimals(sign, next(iter(points or commas), ""), is_price)
 
 
 def parse_numbers(values: Iterable[str], decimal: str) -> dict[str, float]:
@@ -239,11 +273,11 @@ def parse_numbers(values: Iterable[str], decimal: str) -> dict[str, float]:
 
     Args:
       values: the texts.
-      decimal: the sign before decimals in what can be read in two ways: 1,299 and 1.299 (see `decimal_sign`).
+      decimal: the sign before decimals in what can be read in two ways: 1,299 and 1.299 (see `decimals_of`).
     """
     found = {}
     for value in values:
-        text = _without_currency(value)
+        text, _ = _without_currency(value)
         if written := _readings(text):
             sign = decimal if decimal in written else written[0]
             found[value] = float(text.replace("," if sign == "." else ".", "").replace(sign, "."))
@@ -255,17 +289,21 @@ def _readings(text: str) -> list[str]:
     return [sign for sign, written in _WRITTEN.items() if written.fullmatch(text)] if _DIGIT.search(text) else []
 
 
-def _without_currency(value: str) -> str:
-    """A text without spaces and apostrophes, and without a currency at its ends, in lower case."""
+def _without_currency(value: str) -> tuple[str, bool]:
+    """A text without spaces and apostrophes, and without a currency at its ends, in lower case; and whether there was
+    one.
+    """
     if not _DIGIT.search(value):
-        return ""
+        return "", False
     text = unicodedata.normalize("NFC", value.lower())
     if not text.isascii():
         text = "".join("$" if unicodedata.category(sign) == "Sc" else sign for sign in text)
-    return _CURRENCY.sub(lambda found: found[1] or "", re.sub(r"[\s'’]", "", text))
+    text = re.sub(r"[\s'’]", "", text)
+    bare = _CURRENCY.sub(lambda found: found[1] or "", text)
+    return bare, bare != text
 
 
-def _bands(column: str, filled: np.ndarray, numbers: Mapping[str, float], table: str) -> Attribute:
+def _bands(column: str, filled: np.ndarray, numbers: Mapping[str, float], decimals: Decimals, table: str) -> Attribute:
     if not numbers:
         raise InputError(f"--attributes {column}=number: {table}.csv holds no number there, but {shown(filled[0])}")
     others = sum(value not in numbers for value in filled)
@@ -277,9 +315,26 @@ def _bands(column: str, filled: np.ndarray, numbers: Mapping[str, float], table:
     last = [f"{bounds[-1]} or more"] if bounds else []
     if not bounds:
         return Attribute(column, "none", "nearly all its numbers are the same")
-    odd = next((value for value in filled if value not in numbers), "")
-    note = f"{others:,} of its cells are no number, such as {shown(odd)}, and no feature" if others else ""
-    return Attribute(column, "number", note, bool(others), (*names, *last), edges=tuple(float(edge) for edge in edges))
+    notes = []
+    if others:
+        odd = next(value for value in filled if value not in numbers)
+        notes.append(f"{others:,} of its cells are no number, such as {shown(odd)}, and no feature")
+    if decimals.doubtful:
+        read = numbers[decimals.doubtful]
+        how = "thousands" if abs(read) >= 1000 else "decimals"
+        notes.append(
+            f"nothing in it tells whether {shown(decimals.doubtful)} has thousands or decimals; it is read as "
+            f"{read:g}, with {how}; write some cell with two decimals (1.50 or 1,50) to settle it"
+        )
+    return Attribute(
+        column,
+        "number",
+        "; ".join(notes),
+        bool(notes),
+        (*names, *last),
+        edges=tuple(float(edge) for edge in edges),
+        decimal=decimals.sign,
+    )
 
 
 def _words(column: str, counts: Mapping[str, int], filled: int) -> Attribute:

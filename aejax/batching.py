@@ -225,6 +225,11 @@ def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:
     return batch._replace(values=jnp.where(kept, batch.values / (1.0 - rate), 0.0))
 
 
+def is_short(length: int, count: int) -> bool:
+    """Whether a padded length is so small a share of `count` columns that a CPU reads rows one by one."""
+    return length < LONGEST_SHARE * count
+
+
 def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> jax.Array:
     """The rows of a batch times a matrix `[I, D]` -> `[B, D]`, differentiable in the values and the matrix.
 
@@ -235,7 +240,7 @@ def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> 
         rows: what is quick on a CPU for short histories. None: on a CPU where the padded length is a small share of I.
     """
     if by_rows is None:
-        by_rows = batch.items.shape[1] < LONGEST_SHARE * matrix.shape[0]
+        by_rows = is_short(batch.items.shape[1], matrix.shape[0])
     if by_rows and devices.on_cpu():
         return _sum_of_rows(jnp.asarray(batch.items), jnp.asarray(batch.values), matrix)
     return densify(batch, matrix.shape[0]) @ matrix

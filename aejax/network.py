@@ -231,6 +231,7 @@ def train_network(
     validate: Callable[[FittedNetwork], float] | None,
     on_epoch: Callable[[Progress, dict[str, float]], None],
     resume: Callable[[Progress], Progress],
+    beside: int = 0,
 ) -> tuple[FittedNetwork, Progress]:
     """Train a module on examples of any kind.
 
@@ -246,13 +247,14 @@ def train_network(
       validate: a fitted network to a score; None: train for exactly `settings.epochs`.
       on_epoch: told the progress after every epoch.
       resume: given the progress before the first epoch, returns where to start: that, or a stored one.
+      beside: how many numbers an update holds beside parameters and scores.
 
     Returns:
       The network of the best epoch, and the progress at the end.
     """
     batch_size = min(settings.batch_size, examples.count)
     init_key, train_key = jax.random.split(key)
-    _require_memory(build, items, batch_size)
+    _require_memory(build, items, batch_size, beside)
     graphdef, variables = nnx.split(build(items, rngs=nnx.Rngs(params=init_key)))
     params = nnx.to_pure_dict(variables)
     optimizer = optax.adam(settings.learning_rate)
@@ -277,7 +279,7 @@ def train_network(
     return network(graphdef, progress.best_params), progress
 
 
-def _require_memory(build: Callable[..., nnx.Module], items: int, batch_size: int) -> None:
+def _require_memory(build: Callable[..., nnx.Module], items: int, batch_size: int, beside: int) -> None:
     """Raises `ResourceError` where a training does not fit in a CPU's memory, before any parameter is made."""
     if not devices.on_cpu():
         return
@@ -286,7 +288,7 @@ def _require_memory(build: Callable[..., nnx.Module], items: int, batch_size: in
     # Parameters, those of the best epoch, two moments and a gradient; scores, their gradient and targets.
     memory.require(
         f"{parameters:,} parameters and batches of {batch_size:,} customers x {items:,} products",
-        4.0 * (5 * parameters + 3 * batch_size * items),
+        4.0 * (5 * parameters + 3 * batch_size * items + beside),
         "give a smaller latent_dim, hidden or batch_size with --set, or raise --min-customers",
     )
 

@@ -53,7 +53,7 @@ class Known:
       lines: the order lines up to it, returns included; their products are the model's.
       everything: the same with those of products that the model knows by their attributes alone.
       as_of: the moment, UTC, to which ages count; None without dates.
-      sold: `[I]` bool, the products that somebody bought by then, sent back or not.
+      sold: `[I]` bool, the products that somebody bought by then, sent back or not: also what came back was on sale.
       later: how many orders come after it; without order ids, how many order lines.
     """
 

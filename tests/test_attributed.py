@@ -16,8 +16,8 @@ import scipy.sparse as sp
 from flax import nnx
 from jax.test_util import check_grads
 
-from aejax import attributed, batching
-from aejax.errors import InputError
+from aejax import attributed, batching, memory
+from aejax.errors import InputError, ResourceError
 from aejax.experiment import tuning
 from aejax.interactions import Features, Interactions, Vocabulary, histories_of
 from aejax.models import multvae
@@ -246,23 +246,26 @@ def test_attributes_of_products_alone_make_a_plain_network_also_without_a_hidden
 @each_network
 def test_attributes_of_customers_alone_move_their_scores_by_the_dense_definition(name, planted):
     lines = dataclasses.replace(planted, item_features=None)
+    lines = with_features(lines, np.hstack([planted.user_features.matrix.toarray(), np.zeros((len(planted.users), 1))]))
     model = fitted(name, lines, SMALL | {"attributes": True})
     state = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model.state())
-    assert state["customers"].shape == (GROUPS, 16) and np.abs(state["customers"]).max() > 0.01
+    assert state["customers"].shape == (GROUPS + 1, 16) and np.abs(state["customers"]).max() > 0.01
 
-    # One history, by customers of whom something else is known: two groups at once, a feature of no one, nothing.
-    known = np.array([[1, 0, 0], [0, 1, 0], [3, 4, 0], [0, 0, 0]])
+    # One history, by customers of whom something else is known: a group, another and a feature that no customer of the
+    # training has, two groups at once, that feature alone, nothing.
+    known = np.array([[1, 0, 0, 0], [0, 1, 0, 1], [3, 4, 0, 5], [0, 0, 0, 1], [0, 0, 0, 0]])
     one = planted.take(planted.user == 1)
     histories = dataclasses.replace(
-        one.take(np.tile(np.arange(len(one)), 4)),
-        user=np.repeat(np.arange(4, dtype=np.int32), len(one)),
-        users=Vocabulary.of("abcd"),
+        one.take(np.tile(np.arange(len(one)), 5)),
+        user=np.repeat(np.arange(5, dtype=np.int32), len(one)),
+        users=Vocabulary.of("abcde"),
         user_features=features_of(known),
     )
     row = np.zeros(len(planted.items))
     row[one.item] = 1 / np.sqrt(len(one))
     first = row @ state["encoder"][0]["kernel"] + state["encoder"][0]["bias"]
-    added = (known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1)) @ state["customers"]
+    met = known[:, :GROUPS]
+    added = (met / np.maximum(np.linalg.norm(met, axis=1, keepdims=True), 1)) @ state["customers"][:GROUPS]
     code = np.tanh(first + added) @ state["encoder"][1]["kernel"] + state["encoder"][1]["bias"]
     code = code[:, :8] if name == "multvae" else np.tanh(code)
     hidden = np.tanh(code @ state["decoder"][0]["kernel"] + state["decoder"][0]["bias"])
@@ -272,18 +275,38 @@ def test_attributes_of_customers_alone_move_their_scores_by_the_dense_definition
     assert np.ptp(found, axis=0).max() > 0.1
     # Where the table of customers has nothing, all of them are as the last one.
     unknown = scores_of(model, dataclasses.replace(histories, user_features=None))
-    np.testing.assert_allclose(unknown, found[[3] * 4], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(unknown, found[[4] * 5], rtol=1e-5, atol=1e-6)
 
 
-def test_a_feature_that_no_customer_of_the_training_has_adds_nothing(planted):
+def with_features(lines: Interactions, matrix: np.ndarray) -> Interactions:
+    return dataclasses.replace(lines, user_features=features_of(matrix))
+
+
+def test_a_feature_that_no_customer_of_the_training_has_changes_nothing(planted):
+    """Not even how much the features beside it count; of a customer whose only feature it is, nothing is known."""
     matrix = planted.user_features.matrix.toarray()
-    wider = dataclasses.replace(planted, user_features=features_of(np.hstack([matrix, np.zeros((len(matrix), 1))])))
-    model = fitted("multvae", wider, BRIEF | {"attributes": True})
+    wider = with_features(planted, np.hstack([matrix, np.zeros((len(matrix), 1))]))
+    model = fitted("multvae", wider, SMALL | {"attributes": True})
     assert not np.asarray(model.state()["customers"])[-1].any()
-    met = np.zeros((len(matrix), 4))
-    met[::5, 3] = 1  # those of whom nothing was known
-    later = dataclasses.replace(wider, user_features=features_of(met + np.hstack([matrix, met[:, :1] * 0])))
-    np.testing.assert_allclose(scores_of(model, later), scores_of(model, wider), rtol=1e-5, atol=1e-6)
+    later = with_features(planted, np.hstack([matrix, np.ones((len(matrix), 1))]))
+    np.testing.assert_array_equal(scores_of(model, later), scores_of(model, wider))
+    # Nothing of this is empty: the feature that was met counts.
+    shrunk = with_features(planted, np.hstack([matrix / 2**0.5, np.zeros((len(matrix), 1))]))
+    np.testing.assert_allclose(scores_of(model, shrunk), scores_of(model, wider), rtol=1e-5, atol=1e-5)
+    unknown = with_features(planted, np.zeros((len(matrix), 4)))
+    assert np.abs(scores_of(model, unknown) - scores_of(model, wider)).max() > 0.1
+    restored = family("multvae").restore(
+        jax.tree.map(np.asarray, model.state()), make_settings("multvae", SMALL | {"attributes": True}), items=30
+    )
+    np.testing.assert_array_equal(scores_of(restored, later), scores_of(model, wider))
+
+
+def test_features_of_customers_who_bought_nothing_are_none_to_learn_from(planted):
+    """The only customer of whom something is known has no purchase."""
+    known = np.zeros((len(planted.users), 1))
+    known[0] = 1
+    lines = with_features(planted.take(planted.user != 0), known)
+    assert attributed.customer_features(lines) is None
 
 
 @each_network
@@ -333,6 +356,21 @@ def test_attributes_that_the_data_lack_are_refused(products, planted):
     lines = dataclasses.replace(planted, item_features=features, user_features=None)
     with pytest.raises(InputError, match=r"attributes is True, and these data have none.*--set attributes=false"):
         fitted("multvae", lines, BRIEF | {"attributes": True})
+
+
+@pytest.mark.parametrize("share", [0.0, 100.0], ids=["dense", "by rows"])
+def test_the_memory_of_kernels_with_their_sums_counts(share, planted, monkeypatch):
+    """Refused where there is room for the parameters and a batch, but not for what an update makes of them."""
+    monkeypatch.setattr(batching, "LONGEST_SHARE", share)
+    items, width, features = len(planted.items), 16 + 16 + 1, planted.item_features.matrix.shape[1]
+    parameters = items * width + features * width + GROUPS * 16 + (16 * 16 + 16 + 8 * 16 + 16) + 16
+    room = 4 * (5 * parameters + 3 * 16 * items)
+    needed = room + 4 * items * (3 * width + (0 if share else features))
+    monkeypatch.setattr(memory, "available", lambda: needed - 1)
+    with pytest.raises(ResourceError, match=f"{parameters:,} parameters and batches of 16 customers x 30 products"):
+        fitted("multvae", planted, BRIEF | {"attributes": True})
+    monkeypatch.setattr(memory, "available", lambda: needed)
+    fitted("multvae", planted, BRIEF | {"attributes": True, "epochs": 1})
 
 
 @each_network

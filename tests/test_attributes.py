@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax.attributes import decimal_sign, encode, parse_numbers, recognise, report, summary_lines
+from aejax.attributes import decimals_of, encode, parse_numbers, recognise, report, summary_lines
 from aejax.errors import InputError
 from aejax.interactions import Features, histories_of, reindex
 
@@ -86,8 +86,62 @@ def test_fifty_thousand_words_are_fine_and_the_most_informative_are_kept():
     ],
 )
 def test_numbers_are_read_as_they_are_written(texts, numbers):
-    read = parse_numbers(texts, decimal_sign(texts))
+    read = parse_numbers(texts, decimals_of(texts).sign)
     assert list(read.values()) == numbers
+
+
+@pytest.mark.parametrize(
+    ("texts", "numbers"),
+    [
+        (["500 €", "1.299 €", "2.450 €"], [500, 1299, 2450]),
+        (["$500", "$1,299", "$2,450"], [500, 1299, 2450]),
+        (["500", "1.299", "2.450 €"], [500, 1299, 2450]),  # one currency tells what all of them are
+        (["500", "1.299", "2.450"], [500, 1.299, 2.45]),
+        (["-500 €", "-1.299 €", "-2.450 €"], [-500, -1299, -2450]),
+        (["500", "1,299", "2,450"], [500, 1299, 2450]),
+        (["1.299", "1,299 €", "2.450"], [1299, 1.299, 2450]),  # some of them are decimal: most are not
+        (["1,5 €", "2.5 €", "1.299 €"], [1.5, 2.5, 1299]),  # as many say the one as the other
+    ],
+)
+def test_what_could_be_thousands_or_decimals_is_read_by_the_currency_and_warned_of(texts, numbers):
+    assert list(parse_numbers(texts, decimals_of(texts).sign).values()) == numbers
+    column = (texts * 3)[:8]
+    one = found(given={"size": "number"}, size=column)["size"]
+    doubtful = next(text for text in texts if "299" in text)
+    read = numbers[texts.index(doubtful)]
+    how = "thousands" if abs(read) > 999 else "decimals"
+    assert one.kind == "number" and one.is_warning
+    assert f'"{doubtful}" has thousands or decimals; it is read as {read:g}, with {how}' in one.note
+    (line,) = [line for line in summary_lines(report({"products": [one]})) if "size:" in line]
+    assert line.startswith("Warning: products.csv: size: nothing in it tells")
+    # Other rows are read as these were.
+    table = products(size=column)
+    whole = dense(one, table)
+    for row in range(8):
+        alone = encode([one], table.iloc[[row]], [f"p{row}"]).matrix.toarray()
+        np.testing.assert_array_equal(alone, whole[[row]])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["1.299 €", "2.450 €", "9,90 €"],
+        ["1.299", "2.450", "1.5"],
+        ["$1,299", "$2,450", "$3.99"],
+        ["1.299 €", "1.000.000 €"],
+        ["0.999", "1.299"],
+        ["1 299 €", "500 €", "2'450 €"],
+    ],
+)
+def test_what_another_cell_tells_is_not_warned_of(texts):
+    assert decimals_of(texts).doubtful == ""
+    assert not found(given={"size": "number"}, size=(texts * 4)[:8])["size"].note
+
+
+def test_whole_prices_of_which_each_differs_are_no_ids():
+    price = [f"{number}.{number}00 €" for number in range(1, 9)]
+    assert found(price=price)["price"].values[0] == "below 2200"
+    assert found(price=[f"{1000 + number}" for number in range(8)])["price"].kind == "none"
 
 
 @pytest.mark.parametrize("decimal", [".", ","])

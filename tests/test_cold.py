@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -182,6 +183,27 @@ def test_new_products_of_which_nothing_is_known_are_left_out(shop):
     assert {"new-high", "new-low", "rare"} < {*items} and "unknown" not in items
     with pytest.raises(InputError, match="--new-products needs attributes of products"):
         experiment.prepare(dataclasses.replace(data, attributes={"half": "none"}), SplitConfig())
+
+
+def test_new_products_that_share_nothing_with_one_that_was_bought_are_left_out(shop, tmp_path, capsys):
+    """Nothing could be learnt of them, and what is known of customers does not help."""
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder)
+    products = pd.read_csv(folder / "products.csv", dtype=str).assign(title="")
+    like = pd.DataFrame({"sku": ["other-1", "other-2"], "title": "", "half": "other"})
+    pd.concat([products, like]).to_csv(folder / "products.csv", index=False)
+    data = DataConfig(str(folder), min_customers=2, new_products=True)
+    items = {*experiment.prepare(data, SplitConfig()).interactions.items.ids}
+    assert {"new-high", "new-low", "rare"} < items and not {"other-1", "other-2"} & items
+    customers = pd.read_csv(folder / "customers.csv", dtype=str)
+    customers.assign(taste=["a", "b"] * 20 + ["a"]).to_csv(folder / "customers.csv", index=False)
+    is_new = products["sku"].isin(["new-high", "new-low", "rare"])
+    for half in (products["half"].where(is_new, ""), ""):
+        products.assign(half=half).to_csv(folder / "products.csv", index=False)
+        options = ("--model", "multvae", "--set", "attributes=true", "--min-customers", 2, "--run", tmp_path / "run")
+        assert run("fit", folder, *options, "--new-products") == 1
+        assert "--new-products needs attributes of products" in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

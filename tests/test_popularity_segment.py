@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from aejax.errors import InputError
+from aejax import memory
+from aejax.errors import InputError, ResourceError
 from aejax.interactions import Features, Histories, Interactions, Vocabulary
 from aejax.models import popularity_segment
-from aejax.models.popularity_segment import RIDGES, SegmentSettings, fit
+from aejax.models.popularity_segment import RIDGES, SegmentPopularity, SegmentSettings, fit
 
 
 def lines_of(matrix: np.ndarray, features: np.ndarray | None) -> Interactions:
@@ -42,35 +43,77 @@ def shop(rng: np.random.Generator, *, says: float, customers: int = 120, items: 
     return matrix, features
 
 
-def test_scores_are_those_of_a_dense_ridge_regression():
-    matrix, features = shop(np.random.default_rng(0), says=0.3)
-    lines = lines_of(matrix, features)
-    model = fit(lines, SegmentSettings())
-    found = np.asarray(model.scores(model.encode(Histories(lines))))
+def scores_of(model: SegmentPopularity, lines: Interactions) -> np.ndarray:
+    return np.asarray(model.scores(model.encode(Histories(lines))))
 
+
+def dense_scores(matrix: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """The definition, by a dense solve for each ridge."""
     bought, known = matrix.any(1), matrix.any(1) & features.any(1)
     x, f = matrix[known], features[known]
-    centred = f - f.mean(0)
+    centred, identity = f - f.mean(0), np.eye(features.shape[1])
     largest = np.linalg.eigvalsh(centred.T @ centred).max()
-    best, expected = np.inf, None
-    for ridge in RIDGES:
-        solve = (
-            np.zeros((3, 15))
-            if np.isinf(ridge)
-            else np.linalg.solve(centred.T @ centred + ridge * largest * np.eye(3), centred.T @ x)
-        )
-        hat = (
-            0.0
-            if np.isinf(ridge)
-            else np.trace(centred @ np.linalg.solve(centred.T @ centred + ridge * largest * np.eye(3), centred.T))
-        )
-        residual = np.square(x - x.mean(0) - centred @ solve).sum()
-        if residual / (len(x) - 1 - hat) ** 2 < best:
-            best, expected = residual / (len(x) - 1 - hat) ** 2, solve
-    assert np.abs(expected).max() > 0.05
+    best, effects = np.inf, np.zeros((features.shape[1], matrix.shape[1]))
+    for ridge in reversed(RIDGES):
+        solution, hat = np.zeros_like(effects), 0.0
+        if np.isfinite(ridge):
+            inverse = np.linalg.inv(centred.T @ centred + ridge * largest * identity)
+            solution, hat = inverse @ centred.T @ x, np.trace(centred @ inverse @ centred.T)
+        residual = np.square(x - x.mean(0) - centred @ solution).sum()
+        if residual / (len(x) - 1 - hat) ** 2 < best * (1 - 1e-6):
+            best, effects = residual / (len(x) - 1 - hat) ** 2, solution
+    assert np.abs(effects).max() > 0.05
     of_all = matrix[bought].mean(0)
-    shown = np.where(features.any(1)[:, None], of_all + (features - f.mean(0)) @ expected, of_all)
-    np.testing.assert_allclose(found, shown, rtol=1e-4, atol=1e-5)
+    own = features * (f.mean(0) > 0)
+    return np.where(own.any(axis=1)[:, None], of_all + (own - f.mean(0)) @ effects, of_all)
+
+
+@pytest.mark.parametrize("towns", [0, 12, 200], ids=["few features", "a dozen more", "more than customers"])
+def test_scores_are_those_of_a_dense_ridge_regression(towns, monkeypatch):
+    monkeypatch.setattr(popularity_segment, "BLOCK", 4)
+    rng = np.random.default_rng(0)
+    matrix, features = shop(rng, says=0.3)
+    if towns:
+        town = (np.eye(towns)[rng.integers(towns, size=len(matrix))] * 0.7).astype(np.float32).astype(float)
+        features = np.hstack([features, town * features.any(1)[:, None]])
+    lines = lines_of(matrix, features)
+    found = scores_of(fit(lines, SegmentSettings()), lines)
+    np.testing.assert_allclose(found, dense_scores(matrix, features), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [15, 60])
+def test_both_sides_decompose_the_same(count):
+    """40 features, one of no customer and two that are the same."""
+    rng = np.random.default_rng(5)
+    features = (rng.random((count, 40)) < 0.2) * rng.random((count, 40))
+    features[:, 7], features[:, 9] = 0.0, features[:, 8]
+    centred = features - features.mean(0)
+    for side in (popularity_segment.by_features, popularity_segment.by_customers):
+        values, vectors = side(sp.csr_array(features), features.mean(0))
+        assert len(values) == np.linalg.matrix_rank(centred)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(values)), atol=1e-9)
+        np.testing.assert_allclose(vectors * values @ vectors.T, centred.T @ centred, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("customers", "features", "says"),
+    [(30, 200, "200 features of 30 customers x 5 products need"), (200, 30, "30 features of 200 customers x 5 pro")],
+)
+def test_what_does_not_fit_is_refused_before_it_is_made(customers, features, says, monkeypatch):
+    lines = lines_of(np.ones((customers, 5)), np.eye(max(customers, features))[:customers, :features] + 0.1)
+    needed = 8 * (4 * 30**2 + features * 30 + 30 * 5 + 3 * features * popularity_segment.BLOCK) + 4 * features * 5
+    monkeypatch.setattr(memory, "available", lambda: needed)
+    fit(lines, SegmentSettings())
+    monkeypatch.setattr(memory, "available", lambda: needed - 1)
+    monkeypatch.setattr(np.linalg, "eigh", None)
+    with pytest.raises(ResourceError, match=rf"{says}.*--attributes customers\.COLUMN=none"):
+        fit(lines, SegmentSettings())
+
+
+def test_an_encoded_batch_holds_what_customers_have_and_no_column_for_what_they_have_not():
+    lines = lines_of(np.eye(300), np.eye(300))
+    batch = fit(lines, SegmentSettings()).encode(Histories(lines))
+    assert batch.items.shape == batch.values.shape == (300, 8)
 
 
 def test_a_segment_gets_what_it_buys_and_noise_moves_little():
@@ -99,14 +142,17 @@ def test_a_customer_without_features_gets_what_is_popular(monkeypatch):
     np.testing.assert_array_equal(none.effects, 0.0)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2])
-def test_few_customers_are_no_trouble(rows):
-    matrix, features = shop(np.random.default_rng(3), says=0.5)
-    lines = lines_of(matrix[1 : 1 + rows], features[1 : 1 + rows])
-    if not rows:
-        lines = lines_of(np.zeros((2, 15)), np.eye(3)[:2])
-    model = fit(lines, SegmentSettings())
-    assert np.isfinite(np.asarray(model.scores(model.encode(Histories(lines))))).all()
+@pytest.mark.parametrize("segments", [[], [0], [1, 1], [0, 1]], ids=str)
+def test_few_customers_get_what_is_popular_among_them(segments):
+    """Of two customers any ridge fits as well as any other, so there is no reason to believe in their difference."""
+    matrix = (np.random.default_rng(3).random((len(segments), 15)) < 0.5).astype(float)
+    features = np.eye(3)[np.array(segments, dtype=int)]
+    popular = matrix.mean(0) if segments else np.zeros(15)
+    if not segments:
+        matrix, features = np.zeros((2, 15)), np.eye(3)[:2]
+    lines = lines_of(matrix, features)
+    expected = np.tile(popular, (len(matrix), 1))
+    np.testing.assert_allclose(scores_of(fit(lines, SegmentSettings()), lines), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_without_attributes_of_customers_it_says_so():

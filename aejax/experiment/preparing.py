@@ -92,18 +92,20 @@ def recognise(dataset: Dataset, given: Mapping[str, str]) -> dict[str, tuple[Att
 
 
 def _with_new_products(items: Vocabulary, products: pd.DataFrame, found: Sequence[Attribute]) -> Vocabulary:
-    """The products and all others of which something is known.
+    """The products and all others that share an attribute with one of them: of others nothing can be learnt.
 
     Raises:
-      InputError: there is no such attribute.
+      InputError: none of the products has an attribute that several have.
     """
-    features = attributes.encode(found, products, products["sku"])
-    if not features.names:
+    matrix = attributes.encode(found, products, products["sku"]).matrix
+    is_sold = items.index(products["sku"]) >= 0
+    of_sold = np.bincount(matrix[is_sold].indices, minlength=matrix.shape[1]) > 0
+    if not of_sold.any():
         raise InputError(
             "--new-products needs attributes of products (columns of products.csv beside the SKU that several products "
-            "share; see aejax check), and these data have none; leave it out"
+            "share, one that was bought among them; see aejax check), and these data have none; leave it out"
         )
-    return Vocabulary.of([*items.ids, *products["sku"][np.diff(features.matrix.indptr) > 0]])
+    return Vocabulary.of([*items.ids, *products["sku"][matrix @ of_sold.astype(np.float32) > 0]])
 
 
 def with_attributes(lines: Interactions, dataset: Dataset, found: Mapping[str, Sequence[Attribute]]) -> Interactions:

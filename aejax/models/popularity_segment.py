@@ -8,7 +8,10 @@ mean row p of all customers with a purchase, and c the mean features of those n 
 and p alone for a customer without features, or with none that a customer with a purchase has. The ridge l is the one of
 least generalised cross-validation, `|(1 - H) X|^2 / (n - tr H)^2` with H the hat matrix, intercept included (Golub,
 Heath and Wahba 1979, Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter); an infinite one,
-which leaves `popularity`, is among those that are tried.
+which leaves `popularity`, is among those that are tried, and of ridges between which rounding decides the largest is
+taken.
+
+The decomposition is of the smaller side: of centred F'F `[F, F]`, or of FF' `[n, n]`, which has the same eigenvalues.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
+from aejax import memory
+from aejax.batching import Batch, pad_rows, product
 from aejax.errors import InputError
 from aejax.interactions import Features, Histories, Interactions
 from aejax.matrix import user_item_matrix
@@ -29,6 +34,11 @@ from aejax.models import Family
 
 # Ridges that are tried, times the largest eigenvalue of F'F, which counts as 1 at least.
 RIDGES = (*np.logspace(-4, 4, 25), math.inf)
+# Below this relative difference two values of the criterion are equal: of its numerator, a small difference of large
+# numbers, as many digits are good at the smallest ridge.
+ROUNDING = 1e-6
+# Products whose dense columns are made at once.
+BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +47,10 @@ class SegmentSettings:
 
 
 @jax.jit
-def _scores(popularity: jax.Array, effects: jax.Array, features: jax.Array) -> jax.Array:
-    return popularity[None, :] + jnp.matmul(features, effects, precision="highest")
+def _scores(popularity: jax.Array, centre: jax.Array, effects: jax.Array, batch: Batch) -> jax.Array:
+    with jax.default_matmul_precision("highest"):
+        own = product(batch, effects) - (centre @ effects)[None, :]
+    return popularity[None, :] + jnp.where((batch.values != 0).any(axis=1)[:, None], own, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +72,23 @@ class SegmentPopularity:
         """`[F]` bool, the features that a customer with a purchase has: nothing is known of others."""
         return np.asarray(self.centre) > 0
 
-    def encode(self, histories: Histories) -> np.ndarray:
-        """Histories of n customers -> their centred features `[n, F]`, 0 for those who have none that was met."""
+    def encode(self, histories: Histories) -> Batch:
+        """Histories of n customers -> a padded batch of their features that were met, on the host."""
         features = histories.lines.user_features
-        if features is None:
-            return np.zeros((len(histories), len(self.centre)), dtype=np.float32)
-        own = features.matrix.toarray() * self.met
-        return np.where(own.any(axis=1)[:, None], own - np.asarray(self.centre), np.float32(0))
+        own = sp.csr_array((len(histories), len(self.centre)), dtype=np.float32)
+        if features is not None:
+            own = features.matrix.copy()
+            own.data *= self.met[own.indices]
+            own.eliminate_zeros()
+        return pad_rows(own)
 
     def knows(self, features: Features) -> np.ndarray:
         """Features of n customers -> `[n]` bool, those with one that was met."""
         return features.matrix @ self.met.astype(np.float32) > 0
 
-    def scores(self, batch: np.ndarray) -> jax.Array:
-        """Centred features `[n, F]` -> scores `[n, I]`."""
-        return _scores(self.popularity, self.effects, batch)
+    def scores(self, batch: Batch) -> jax.Array:
+        """A batch of n customers -> scores `[n, I]`: of one without features p."""
+        return _scores(self.popularity, self.centre, self.effects, batch)
 
     def state(self) -> dict[str, Any]:
         """What a run stores."""
@@ -91,6 +105,7 @@ def fit(train: Interactions, settings: SegmentSettings) -> SegmentPopularity:
 
     Raises:
       InputError: the data have no attributes of customers.
+      ResourceError: the customers and features are too many for the memory that is free.
     """
     del settings
     if train.user_features is None:
@@ -102,19 +117,61 @@ def fit(train: Interactions, settings: SegmentSettings) -> SegmentPopularity:
     bought = np.diff(matrix.indptr) > 0
     known = bought & has_any(train.user_features)
     count = int(np.count_nonzero(known))
-    rows, features = sp.csr_array(matrix[known]), sp.csr_array(train.user_features.matrix[known]).astype(np.float64)
+    rows, features = sp.csr_array(matrix[known]), sp.csr_array(train.user_features.matrix[known], dtype=np.float64)
     popularity = np.asarray(matrix.sum(axis=0)) / max(np.count_nonzero(bought), 1)
     centre = np.asarray(features.sum(axis=0)) / max(count, 1)
     mean = np.asarray(rows.sum(axis=0)) / max(count, 1)
 
-    values, vectors = np.linalg.eigh((features.T @ features).toarray() - count * np.outer(centre, centre))
-    kept = values > max(values.max(initial=0.0), 1.0) * 1e-9
-    values, vectors = values[kept], vectors[:, kept]
-    rotated = vectors.T @ ((features.T @ rows).toarray() - count * np.outer(centre, mean))
-    energy = np.square(rotated).sum(axis=1) / np.maximum(values, np.finfo(float).tiny)
+    _require_memory(count, len(centre), len(train.items))
+    values, vectors = (by_features if len(centre) <= count else by_customers)(features, centre)
+    rotated = np.empty((len(values), len(train.items)))
+    by_product = sp.csc_array(rows)
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(train.items), BLOCK)]
+    for block in blocks:
+        shared = (features.T @ by_product[:, block]).toarray() - count * np.outer(centre, mean[block])
+        rotated[:, block] = vectors.T @ shared
+    energy = np.einsum("ri,ri->r", rotated, rotated) / values
     ridge = _best_ridge(values, energy, rows.nnz - count * np.square(mean).sum(), count)
-    effects = vectors @ (rotated / (values + ridge)[:, None])
+    rotated /= (values + ridge)[:, None]
+    effects = np.empty((len(centre), len(train.items)), dtype=np.float32)
+    for block in blocks:
+        effects[:, block] = vectors @ rotated[:, block]
     return SegmentPopularity(*(jnp.asarray(array, dtype=jnp.float32) for array in (popularity, centre, effects)))
+
+
+def by_features(features: sp.csr_array, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features F `[n, F]` and their means `[F]` -> the eigenvalues `[r]` of the centred F'F that are not 0, and their
+    eigenvectors `[F, r]`.
+    """
+    values, vectors = np.linalg.eigh((features.T @ features).toarray() - features.shape[0] * np.outer(centre, centre))
+    kept = _is_not_0(values)
+    return values[kept], vectors[:, kept]
+
+
+def by_customers(features: sp.csr_array, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `by_features` returns, by way of the eigenvectors of the centred FF' `[n, n]`."""
+    shared = features @ centre
+    between = (features @ features.T).toarray() - shared[:, None] - shared[None, :] + centre @ centre
+    values, vectors = np.linalg.eigh(between)
+    kept = _is_not_0(values)
+    values, vectors = values[kept], vectors[:, kept]
+    return values, (features.T @ vectors - np.outer(centre, vectors.sum(axis=0))) / np.sqrt(values)
+
+
+def _is_not_0(values: np.ndarray) -> np.ndarray:
+    return values > max(values.max(initial=0.0), 1.0) * 1e-9
+
+
+def _require_memory(count: int, features: int, items: int) -> None:
+    """Raises `ResourceError` where the fit of n customers with F features does not fit, before anything is made."""
+    least = min(count, features)
+    # The matrix, its eigenvectors and what their making takes; those of the features, and products by them; effects.
+    needed = 8 * (4 * least**2 + features * least + least * items + 3 * features * BLOCK) + 4 * features * items
+    memory.require(
+        f"{features:,} features of {count:,} customers x {items:,} products",
+        needed,
+        "leave out columns of customers.csv that have many values with --attributes customers.COLUMN=none",
+    )
 
 
 def _best_ridge(values: np.ndarray, energy: np.ndarray, total: float, count: int) -> float:
@@ -130,9 +187,13 @@ def _best_ridge(values: np.ndarray, energy: np.ndarray, total: float, count: int
     def criterion(ridge: float) -> float:
         shrunk = values / (values + ridge)
         free = count - 1.0 - shrunk.sum()
-        return (total - ((2.0 - shrunk) * shrunk * energy).sum()) / free**2 if free > 0 else math.inf
+        residual = max(total - ((2.0 - shrunk) * shrunk * energy).sum(), 0.0)
+        return residual / free**2 if free > 0 else math.inf
 
-    return min((float(ridge) * values.max(initial=1.0) for ridge in reversed(RIDGES)), key=criterion)
+    ridges = [float(ridge) * values.max(initial=1.0) for ridge in reversed(RIDGES)]
+    found = [criterion(ridge) for ridge in ridges]
+    least = min(found) * (1.0 + ROUNDING)
+    return next(ridge for ridge, value in zip(ridges, found, strict=True) if value <= least)
 
 
 def restore(state: dict[str, Any], settings: SegmentSettings, *, items: int) -> SegmentPopularity:
