@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -28,8 +28,7 @@ from aejax.interactions import (
     net_returns,
 )
 from aejax.matrix import history_matrix
-from aejax.models import Model, popularity_segment, unknown_customers
-from aejax.models.popularity_segment import SegmentSettings
+from aejax.models import Model, unknown_customers
 from aejax.moments import moment_of
 
 COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
@@ -132,6 +131,7 @@ def recommend(
     repeat: str = "exclude",
     new_places: int = 0,
     segments: Features | None = None,
+    for_unknown: Callable[[Interactions], Model] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The best products for each customer, from what is known of them, a chunk of customers at a time.
 
@@ -140,16 +140,19 @@ def recommend(
     Args:
       model: a fitted model.
       known: what may be looked at.
-      customers: ids, in the order in which they shall come out. One without usable history gets what is popular among
-        customers of the same attributes (`basis` is `customer-attributes`; see `aejax.models.popularity_segment`), or
-        the most popular products where no attribute is known (`popular`); one whose history the model scores without
-        knowing them, as the mean of the customers that it was trained on, has the `basis` `mean-customer`.
+      customers: ids, in the order in which they shall come out. One without usable history gets the best by
+        `for_unknown` (`basis` is `customer-attributes`), or the most popular products where that knows none of their
+        attributes (`popular`; the score is the share of customers who bought the product); one whose history the model
+        scores without knowing them, as the mean of the customers that it was trained on, has the `basis`
+        `mean-customer`.
       titles: sku -> title.
       top: K, products per customer.
       repeat: `exclude` leaves out what the customer has bought.
       new_places: of the K places of a customer with usable history so many are for new products (`Known.new`), the best
         of them by the model; they stand in the list by their score, and their `basis` is `attributes`.
       segments: attributes of these customers, `[n, F]`, features as those of `known`; None: none are known.
+      for_unknown: fits a model that scores customers by their attributes to what is bought; called only where one of
+        the customers has no usable history.
 
     Yields:
       Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
@@ -169,9 +172,9 @@ def recommend(
     has_history = np.bincount(bought.user, minlength=len(lines.users)) > 0
     place = np.where((place >= 0) & has_history[place], place, -1)
     of_segment, by_segment = np.zeros(len(customers), dtype=bool), None
-    if segments is not None and lines.user_features is not None and (place < 0).any():
-        by_segment = popularity_segment.fit(bought, SegmentSettings())
-        of_segment = (place < 0) & by_segment.knows(segments)
+    if for_unknown is not None and segments is not None and lines.user_features is not None and (place < 0).any():
+        by_segment, of_segment = for_unknown(bought), place < 0
+        of_segment[unknown_customers(by_segment, _who_bought_nothing(lines, segments))] = False
     title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
     size = batching.scoring_chunk(count)
     filled = min(size, len(customers))
@@ -193,7 +196,7 @@ def recommend(
             of_model = chunk >= 0
             items[of_model], scores[of_model] = best_of[row[of_model]], best[row[of_model]]
             basis[of_model] = basis_of(model, histories)[row[of_model]]
-        items[chunk < 0], scores[chunk < 0] = popular["item"], popular["customers"]
+        items[chunk < 0], scores[chunk < 0] = popular["item"], popular["share"]
         rows = np.flatnonzero(of_segment[start : start + size])
         if segments is not None and by_segment is not None and len(rows):
             nobody = _who_bought_nothing(lines, segments.take(start + rows))
@@ -276,11 +279,13 @@ def with_new_items(
 
 
 def popularity_ranking(bought: Interactions) -> np.ndarray:
-    """Products by number of customers, most first, ties by index: `[I]` records of `item` and `customers`."""
+    """Products by number of customers, most first, ties by index: `[I]` records of `item` and the `share` of the
+    customers with a purchase who bought it.
+    """
     customers = customers_of_products(bought)
     order = np.argsort(-customers, kind="stable")
-    result = np.empty(len(order), dtype=[("item", np.int64), ("customers", np.float32)])
-    result["item"], result["customers"] = order, customers[order]
+    result = np.empty(len(order), dtype=[("item", np.int64), ("share", np.float32)])
+    result["item"], result["share"] = order, customers[order] / max(len(np.unique(bought.user)), 1)
     return result
 
 

@@ -116,6 +116,7 @@ def recommend(
         )
     dataset = run.prepared.dataset
     ids = list(dataset.customers["customer_id"]) if customers is None else customers
+    segments = registry.family("popularity-segment")
     return recommendation.recommend(
         run.model,
         known_on(run)[0] if known is None else known,
@@ -125,6 +126,7 @@ def recommend(
         repeat=repeat or run.prepared.split_config.repeat,
         new_places=new_places,
         segments=attributes.encode(run.prepared.attributes["customers"], dataset.customers, ids),
+        for_unknown=lambda bought: segments.fit(bought, segments.settings()),
     )
 
 

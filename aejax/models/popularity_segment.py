@@ -27,7 +27,7 @@ import scipy.sparse as sp
 
 from aejax import memory
 from aejax.batching import Batch, pad_rows, product
-from aejax.errors import InputError
+from aejax.errors import InputError, ResourceError
 from aejax.interactions import Features, Histories, Interactions
 from aejax.matrix import user_item_matrix
 from aejax.models import Family
@@ -39,6 +39,8 @@ RIDGES = (*np.logspace(-4, 4, 25), math.inf)
 ROUNDING = 1e-6
 # Products whose dense columns are made at once.
 BLOCK = 256
+# The most rows of a matrix whose eigenvectors are found: a minute on two cores.
+MOST_ROWS = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +84,12 @@ class SegmentPopularity:
             own.eliminate_zeros()
         return pad_rows(own)
 
-    def knows(self, features: Features) -> np.ndarray:
-        """Features of n customers -> `[n]` bool, those with one that was met."""
-        return features.matrix @ self.met.astype(np.float32) > 0
+    def unknown(self, histories: Histories) -> np.ndarray:
+        """Histories of n customers -> the positions of those without a feature that was met."""
+        features = histories.lines.user_features
+        if features is None:
+            return np.arange(len(histories))
+        return np.flatnonzero(features.matrix @ self.met.astype(np.float32) == 0)
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of n customers -> scores `[n, I]`: of one without features p."""
@@ -167,11 +172,14 @@ def _require_memory(count: int, features: int, items: int) -> None:
     least = min(count, features)
     # The matrix, its eigenvectors and what their making takes; those of the features, and products by them; effects.
     needed = 8 * (4 * least**2 + features * least + least * items + 3 * features * BLOCK) + 4 * features * items
-    memory.require(
-        f"{features:,} features of {count:,} customers x {items:,} products",
-        needed,
-        "leave out columns of customers.csv that have many values with --attributes customers.COLUMN=none",
+    what = f"{features:,} features of {count:,} customers x {items:,} products"
+    remedy = (
+        "fit with --attributes customers.COLUMN=none for columns of customers.csv that have many values, or recommend "
+        "with --customers FILE for customers with orders alone"
     )
+    if least > MOST_ROWS:
+        raise ResourceError(f"{what} are too many to solve for what customers of the same attributes buy; {remedy}")
+    memory.require(what, needed, remedy)
 
 
 def _best_ridge(values: np.ndarray, energy: np.ndarray, total: float, count: int) -> float:
