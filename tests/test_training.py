@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import chex
@@ -11,9 +12,12 @@ import numpy as np
 import optax
 import pytest
 import scipy.sparse as sp
+from flax import nnx
+from jax.test_util import check_grads
 
 from aejax import batching
 from aejax.errors import InputError
+from aejax.network import Linear, add_bias
 from aejax.training import (
     Phase,
     Progress,
@@ -429,3 +433,20 @@ def test_a_finished_training_goes_no_further(epoch):
 def test_a_validation_score_that_is_nan_stops_with_its_epoch(epoch):
     with pytest.raises(InputError, match="epoch 2: the validation score is nan; do this"):
         train(epoch, validate=scripted([0.5, math.nan]), patience=3, epochs=9)
+
+
+def test_a_bias_has_the_gradient_of_a_sum_over_rows_and_no_reduction_over_rows_is_made():
+    rng = np.random.default_rng(0)
+    rows, bias, weight = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((7, 5), (5,), (7, 5)))
+
+    def loss(add, rows, bias):
+        return (weight * jnp.tanh(add(rows, bias))).sum()
+
+    found = jax.grad(partial(loss, add_bias), argnums=(0, 1))(rows, bias)
+    expected = jax.grad(partial(loss, lambda rows, bias: rows + bias[None, :]), argnums=(0, 1))(rows, bias)
+    for ours, plain in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-6)
+    check_grads(add_bias, (rows, bias), order=1, modes=["rev"])
+    layer = Linear(5, 5, rngs=nnx.Rngs(0))
+    gradient = jax.make_jaxpr(jax.grad(lambda layer: layer(rows).sum()))(layer)
+    assert "reduce_sum[axes=(0,)" not in str(gradient)

@@ -20,7 +20,7 @@ from aejax import losses
 from aejax.batching import Batch, densify, target_rows
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
-from aejax.network import NetworkSettings, fit_and_restore
+from aejax.network import Linear, NetworkSettings, fit_and_restore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class AE(nnx.Module):
     def __init__(self, items: int, rngs: nnx.Rngs, *, hidden: tuple[int, ...]):
         self.items = items
         sizes = (items, *hidden, *hidden[-2::-1], items)
-        self.layers = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
+        self.layers = nnx.List([Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
 
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of B users -> logits `[B, I]`."""

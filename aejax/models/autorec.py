@@ -33,7 +33,7 @@ from aejax import losses
 from aejax.batching import Batch, target_rows
 from aejax.matrix import check_counts, check_not_negative
 from aejax.models import Choice, Family, Range
-from aejax.network import NetworkSettings, fit_and_restore, linear_of_rows
+from aejax.network import Linear, NetworkSettings, fit_and_restore, linear_of_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class AutoRec(nnx.Module):
 
     def __init__(self, items: int, rngs: nnx.Rngs, *, latent_dim: int):
         self.items = items
-        linear = partial(nnx.Linear, kernel_init=jax.nn.initializers.xavier_uniform(), rngs=rngs)
+        linear = partial(Linear, kernel_init=jax.nn.initializers.xavier_uniform(), rngs=rngs)
         self.encoder = linear(items, latent_dim)
         self.decoder = linear(latent_dim, items)
 

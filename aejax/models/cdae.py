@@ -43,7 +43,7 @@ from aejax.batching import Batch, drop_inputs, target_rows
 from aejax.interactions import Histories, Interactions, Vocabulary, customers_of_products
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
-from aejax.network import Network, NetworkSettings, fit_network, linear_of_rows, restore_network
+from aejax.network import Linear, Network, NetworkSettings, fit_network, linear_of_rows, restore_network
 from aejax.training import Progress
 
 
@@ -83,8 +83,8 @@ class CDAE(nnx.Module):
     ):
         self.items = items
         xavier = nnx.initializers.xavier_uniform()
-        self.encoder = nnx.Linear(items, latent_dim, kernel_init=xavier, rngs=rngs)
-        self.decoder = nnx.Linear(latent_dim, items, kernel_init=xavier, bias_init=output_bias, rngs=rngs)
+        self.encoder = Linear(items, latent_dim, kernel_init=xavier, rngs=rngs)
+        self.decoder = Linear(latent_dim, items, kernel_init=xavier, bias_init=output_bias, rngs=rngs)
         self.users = nnx.Param(xavier(rngs.params(), (users, latent_dim)))
 
     def vectors(self, batch: Batch) -> jax.Array:

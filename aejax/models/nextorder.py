@@ -48,7 +48,7 @@ from aejax import orders, rhythm
 from aejax.interactions import Histories, Interactions, customers_of_products
 from aejax.matrix import check_counts, check_not_negative, check_positive, check_shares, user_item_matrix
 from aejax.models import Choice, Family, Range
-from aejax.network import TrainingSettings, module_scores, restore_module, train_network
+from aejax.network import TrainingSettings, add_bias, module_scores, restore_module, train_network
 from aejax.orders import Example, Purchases
 from aejax.training import Progress
 
@@ -181,7 +181,7 @@ class NextOrder(nnx.Module):
         history = jnp.zeros((values.shape[0], self.items)).at[rows, inputs.items].set(values, mode="drop")
         scores = (history @ self.encoder[...]) @ self.decoder[...].T / self.items
         shares = jnp.log(jax.nn.softplus(scores * jnp.exp(-self.log_share[...])) + 1e-9)
-        return self.popularity[...] * self.bias[...][None, :] + self.share_power[...] * shares
+        return add_bias(self.share_power[...] * shares, self.popularity[...] * self.bias[...])
 
     def own(self, inputs: Purchases, count: jax.Array, decayed: jax.Array, elsewhere: jax.Array) -> jax.Array:
         """The own part `[B, M]`, given what the other parts `[B, M]` say of these products."""

@@ -51,7 +51,7 @@ from aejax.batching import Batch, densify, drop_inputs, product, weighted_target
 from aejax.errors import InputError
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
-from aejax.network import NetworkSettings, fit_and_restore
+from aejax.network import Linear, NetworkSettings, fit_and_restore
 from aejax.training import Phase
 
 LAYERS = 5
@@ -94,13 +94,13 @@ class RecVAESettings(NetworkSettings):
             raise InputError(f"mixture_weights is {weights}; expected three numbers of 0 or more that sum to 1")
 
 
-def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
+def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> Linear:
     """Weights and biases uniform within 1 / sqrt(inputs)."""
 
     def uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
 
-    return nnx.Linear(inputs, outputs, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+    return Linear(inputs, outputs, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
 
 class Encoder(nnx.Module):

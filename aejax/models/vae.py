@@ -22,7 +22,7 @@ from aejax.batching import Batch, densify, target_rows
 from aejax.errors import InputError
 from aejax.matrix import check_counts, check_not_negative
 from aejax.models import Choice, Family, Range
-from aejax.network import NetworkSettings, fit_and_restore
+from aejax.network import Linear, NetworkSettings, fit_and_restore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,11 @@ class VAE(nnx.Module):
     def __init__(self, items: int, rngs: nnx.Rngs, *, hidden: tuple[int, ...], latent_dim: int):
         self.items = items
         inner = hidden[-1] if hidden else items
-        self.encoder = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairwise((items, *hidden))])
-        self.z_mean = nnx.Linear(inner, latent_dim, rngs=rngs)
-        self.z_log_var = nnx.Linear(inner, latent_dim, rngs=rngs)
+        self.encoder = nnx.List([Linear(i, o, rngs=rngs) for i, o in pairwise((items, *hidden))])
+        self.z_mean = Linear(inner, latent_dim, rngs=rngs)
+        self.z_log_var = Linear(inner, latent_dim, rngs=rngs)
         sizes = (latent_dim, *hidden[::-1], items)
-        self.decoder = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
+        self.decoder = nnx.List([Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Rows `[B, I]` -> z_mean and z_log_var, each `[B, D]`."""
