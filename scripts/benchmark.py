@@ -118,15 +118,15 @@ TASKS = (
     ),
     Task(
         "cold",
-        "CSV files to recommendations.csv, Mult-VAE of 2 epochs, start and compilation included",
+        "CSV files to recommendations.csv, Mult-VAE of 2 epochs, the first time: two commands with their start",
         "shop",
         "files_to_recommendations",
         {"arguments": FIT_TWO, "rounds": 1},
-        "process_seconds",
+        "seconds",
     ),
     Task(
         "warm",
-        "the same once more in one process",
+        "the same two commands once more",
         "shop",
         "files_to_recommendations",
         {"arguments": FIT_TWO, "rounds": 2},
@@ -134,7 +134,7 @@ TASKS = (
     ),
     Task(
         "recommend",
-        "a stored run to recommendations.csv, start and compilation included",
+        "a stored run to recommendations.csv, start included, compiled before",
         "shop",
         "stored_to_recommendations",
         {"arguments": FIT_TWO},

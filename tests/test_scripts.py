@@ -309,10 +309,20 @@ def test_the_benchmark_runs_a_whole_fit(shop, capsys):
 
 
 def test_commands_of_a_shop_are_measured(shop, monkeypatch):
-    monkeypatch.setattr(own_run, "command", lambda arguments: {"seconds": 1.0, "command": arguments[0]})
+    commands = []
+
+    def command(arguments, compiled):
+        commands.append((arguments[0], compiled))
+        return {"seconds": 1.0, "command": arguments[0]}
+
+    monkeypatch.setattr(own_run, "command", command)
     fit = ["--model", "popularity"]
     assert own_run.stored_to_recommendations(str(shop), fit) == {"seconds": 1.0, "command": "recommend"}
     assert own_run.files_to_recommendations(str(shop), fit, rounds=2)["seconds"] > 0
+    assert [name for name, _ in commands] == ["fit", "recommend", "recommend", "fit", "recommend", "fit", "recommend"]
+    # What a task's commands compile is theirs: the next repeat finds nothing compiled.
+    assert len({compiled for _, compiled in commands[:3]}) == len({compiled for _, compiled in commands[3:]}) == 1
+    assert commands[0][1] != commands[3][1]
     settings = {"hidden": [4], "latent_dim": 2, "batch_size": 16, "epochs": 1}
     assert own_run.top_lists(str(shop), "multvae", settings, top=3)["rows"] == 40 * 3
     assert own_run.evaluation(str(shop), "multvae", settings)["evaluation_seconds"] > 0
