@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from aejax import devices
+from aejax.precision import matmul
 
 Encoded = TypeVar("Encoded")
 # Rows are read one by one where their padded length, which is many times the usual one, is this small a share of I.
@@ -243,7 +244,7 @@ def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> 
         by_rows = is_short(batch.items.shape[1], matrix.shape[0])
     if by_rows and devices.on_cpu():
         return _sum_of_rows(jnp.asarray(batch.items), jnp.asarray(batch.values), matrix)
-    return densify(batch, matrix.shape[0]) @ matrix
+    return matmul(densify(batch, matrix.shape[0]), matrix)
 
 
 @jax.custom_vjp

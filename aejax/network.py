@@ -20,9 +20,10 @@ import scipy.sparse as sp
 from flax import nnx
 
 from aejax import batching, devices, memory
-from aejax.errors import InputError
+from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import TargetSettings, check_counts, check_positive, check_values, user_item_matrix
+from aejax.precision import PRECISIONS, matmul, products_in
 from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase
 
 
@@ -35,16 +36,21 @@ class TrainingSettings:
       learning_rate: of Adam.
       epochs: the most epochs.
       patience: epochs without a better validation NDCG@100 before training stops.
+      precision: of the products of matrices in training, `float32` or `bfloat16`; see `aejax.precision`. What is
+        fitted is scored in float32.
     """
 
     batch_size: int = 500
     learning_rate: float = 1e-3
     epochs: int = 200
     patience: int = 20
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_counts(self, "batch_size", "epochs", "patience")
         check_positive(self, "learning_rate")
+        if self.precision not in PRECISIONS:
+            raise InputError(f'precision is "{self.precision}"; {nearest(self.precision, PRECISIONS)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +93,12 @@ add_bias.defvjp(_add_bias, _add_bias_gradient)
 
 
 class Linear(nnx.Linear):
-    """`nnx.Linear` on rows `[B, H]`, with `add_bias`."""
+    """`nnx.Linear` on rows `[B, H]`, by `matmul` and `add_bias`."""
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Rows `[B, H]` -> `[B, outputs]`."""
-        return add_bias(jnp.matmul(inputs, self.kernel[...], out_sharding=out_sharding), self.bias[...])
+        del out_sharding  # of the parent's; nothing here is sharded
+        return add_bias(matmul(inputs, self.kernel[...]), self.bias[...])
 
 
 def xavier_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> Linear:
@@ -291,7 +298,8 @@ def train_network(
 
     def merged(phase: Phase) -> Phase:
         def loss(params: dict[str, Any], start: dict[str, Any], *example: Any) -> jax.Array:
-            return phase.loss(nnx.merge(graphdef, params), nnx.merge(graphdef, start), *example)
+            with products_in(settings.precision):
+                return phase.loss(nnx.merge(graphdef, params), nnx.merge(graphdef, start), *example)
 
         return dataclasses.replace(phase, loss=loss)
 

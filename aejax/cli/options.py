@@ -48,6 +48,9 @@ class Common:
     """key=value of any setting of the model or its training, such as --set latent_dim=64 batch_size=100."""
     epochs: int | None = None
     """The most epochs; the same as --set epochs=N."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of a network's products of matrices in training; the same as --set precision=...: bfloat16 is quicker where the
+    device multiplies it natively."""
     device: Literal["cpu", "gpu", "tpu"] | None = None
     """Where to compute; default: the best that JAX finds."""
 
@@ -66,7 +69,7 @@ class Common:
         return SplitConfig(self.split, self.test_share, self.cut, self.repeat, self.split_seed)
 
     def given_settings(self) -> dict[str, str]:
-        """--set, --values and --epochs as one mapping."""
+        """--set, --values, --epochs and --precision as one mapping."""
         given = {}
         for pair in self.set:
             key, equals, value = pair.partition("=")
@@ -77,6 +80,8 @@ class Common:
             given["values"] = self.values
         if self.epochs is not None:
             given["epochs"] = str(self.epochs)
+        if self.precision is not None:
+            given["precision"] = self.precision
         return given
 
     def stored_settings(self) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from aejax.batching import Batch, densify, product, weighted_targets
 from aejax.matrix import check_counts
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore
+from aejax.precision import matmul
 
 NEGLIGIBLE = 1e-3
 
@@ -82,13 +83,13 @@ class ELSA(nnx.Module):
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`."""
         factors = self.unit_factors()
-        return product(batch, factors) @ factors.T - densify(batch, self.items)
+        return matmul(product(batch, factors), factors.T) - densify(batch, self.items)
 
 
 def _squared_length(code: jax.Array, rows: Batch, factors: jax.Array) -> jax.Array:
     """`|z A' - x|^2` of codes z `[B, D]` and rows x of length 1, by the way with fewer multiplications. `[B]`."""
     if code.shape[0] < factors.shape[1]:
-        return jnp.square(code @ factors.T - densify(rows, factors.shape[0])).sum(axis=1)
+        return jnp.square(matmul(code, factors.T) - densify(rows, factors.shape[0])).sum(axis=1)
     # Numbers of like size are subtracted from each other: the shorter products of an accelerator would show.
     gram = jnp.matmul(factors.T, factors, precision="highest")
     return ((jnp.matmul(code, gram, precision="highest") - 2.0 * code) * code).sum(axis=1) + 1.0

@@ -54,6 +54,7 @@ from aejax.errors import InputError
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
 from aejax.network import NetworkSettings, fit_and_restore, xavier_linear
+from aejax.precision import matmul
 
 LEAST_TAU = 0.025
 
@@ -154,7 +155,7 @@ class MacridVAE(nnx.Module):
 
         @_recomputed
         def likes(z: jax.Array, share: jax.Array, vectors: jax.Array) -> jax.Array:
-            return share[None] * jnp.exp((unit_vectors(z) @ vectors.T - 1.0) / self.tau)
+            return share[None] * jnp.exp((matmul(unit_vectors(z), vectors.T) - 1.0) / self.tau)
 
         def add(totals: tuple[jax.Array, jax.Array], concept: tuple[jax.Array, ...]):
             k, share, scale = concept

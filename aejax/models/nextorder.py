@@ -50,6 +50,7 @@ from aejax.matrix import check_counts, check_not_negative, check_positive, check
 from aejax.models import Choice, Family, Range
 from aejax.network import TrainingSettings, add_bias, module_scores, restore_module, train_network
 from aejax.orders import Example, Purchases
+from aejax.precision import matmul
 from aejax.training import Progress
 
 NAME = "nextorder"
@@ -179,7 +180,7 @@ class NextOrder(nnx.Module):
         """Purchases and the values `[B, M]` of their products -> popularity and collaborative part `[B, I]`."""
         rows = jnp.arange(values.shape[0])[:, None]
         history = jnp.zeros((values.shape[0], self.items)).at[rows, inputs.items].set(values, mode="drop")
-        scores = (history @ self.encoder[...]) @ self.decoder[...].T / self.items
+        scores = matmul(matmul(history, self.encoder[...]), self.decoder[...].T) / self.items
         shares = jnp.log(jax.nn.softplus(scores * jnp.exp(-self.log_share[...])) + 1e-9)
         return add_bias(self.share_power[...] * shares, self.popularity[...] * self.bias[...])
 
