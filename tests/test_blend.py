@@ -321,6 +321,17 @@ def test_a_gate_weighs_what_is_bought_again_by_how_active_the_customer_is():
     np.testing.assert_array_equal(again.scores(again.encode(part.inputs)), blend.scores(blend.encode(part.inputs)))
 
 
+def test_a_batch_says_which_of_it_is_the_gates():
+    lines, part = two_kinds_of_customers()
+    models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
+    gate = learn_gate(score_part(models, part, lines), [0.5, 0.5]).gate
+    batch = Blend(models, [0.5, 0.5], [0, 1], gate).encode(part.inputs)
+    jax.tree.map(np.testing.assert_array_equal, batch.own, gate.encode(part.inputs))
+    jax.tree.map(np.testing.assert_array_equal, batch.parts, tuple(model.encode(part.inputs) for model in models))
+    ungated = Blend(models, [0.5, 0.5], [0, 1]).encode(part.inputs)
+    assert ungated.own is None and len(ungated.parts) == 2
+
+
 def test_what_a_gate_is_worth_comes_from_customers_that_it_has_not_learned_from(monkeypatch):
     lines, part = two_kinds_of_customers()
     learned_from, scored = [], []
