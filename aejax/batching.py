@@ -22,6 +22,8 @@ from aejax.precision import matmul
 Encoded = TypeVar("Encoded")
 # Rows are read one by one where their padded length, which is many times the usual one, is this small a share of I.
 LONGEST_SHARE = 1 / 8
+# Cells of a sparse matrix that are made dense at once where a device multiplies dense matrices: 64 MiB.
+DENSE_CELLS = 2**24
 
 
 class Batch(NamedTuple):
@@ -292,13 +294,11 @@ _sum_of_rows.defvjp(_forward, _backward)
 def sparse_product(rows: SparseRows, matrix: jax.Array) -> jax.Array:
     """The rows `[n, m]` of a sparse matrix times a dense matrix `[m, D]` -> `[n, D]`.
 
-    On a CPU row by row, as many multiplications as there are cells; elsewhere as a product of dense matrices.
+    On a CPU row by row, as many multiplications as there are cells; elsewhere as products of dense matrices, of as many
+    rows at a time as `DENSE_CELLS` holds.
     """
-    count, cells = rows.starts.shape[0] - 2, rows.items.shape[0]
     if not devices.on_cpu():
-        row = jnp.repeat(jnp.arange(count + 1), jnp.diff(rows.starts), total_repeat_length=cells)
-        dense = jnp.zeros((count, matrix.shape[0])).at[row, rows.items].add(rows.values, mode="drop")
-        return jnp.matmul(dense, matrix, precision="highest")
+        return _product_of_dense_rows(rows, matrix)
 
     def one(span: tuple[jax.Array, jax.Array]) -> jax.Array:
         def add(at: jax.Array, total: jax.Array) -> jax.Array:
@@ -307,6 +307,21 @@ def sparse_product(rows: SparseRows, matrix: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(*span, add, jnp.zeros(matrix.shape[1], matrix.dtype))
 
     return jax.lax.map(one, (rows.starts[:-2], rows.starts[1:-1]))
+
+
+def _product_of_dense_rows(rows: SparseRows, matrix: jax.Array) -> jax.Array:
+    count, cells = rows.starts.shape[0] - 2, rows.items.shape[0]
+    at_once = min(count, max(1, DENSE_CELLS // matrix.shape[0]))
+    firsts = jnp.arange(0, count, at_once)
+    row = jnp.repeat(jnp.arange(count + 1), jnp.diff(rows.starts), total_repeat_length=cells)
+
+    def some(first: jax.Array) -> jax.Array:
+        # Rows before the first would count from the end: they go where those behind the last go, out of range.
+        place = jnp.where(row < first, at_once, row - first)
+        dense = jnp.zeros((at_once, matrix.shape[0])).at[place, rows.items].add(rows.values, mode="drop")
+        return jnp.matmul(dense, matrix, precision="highest")
+
+    return jax.lax.map(some, firsts).reshape(-1, matrix.shape[1])[:count]
 
 
 def scoring_chunk(count: int) -> int:

@@ -78,6 +78,22 @@ def field_types(settings: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(settings)}
 
 
+def attribute_models() -> str:
+    """The models that score a product that nobody bought by its attributes, and what has them do so, for a message: "a;
+    b, c (--set attribute_weight=1)".
+    """
+    found: dict[str, list[str]] = {}
+    for name in MODELS:
+        own = family(name)
+        if own.needs_attributes:
+            found.setdefault("", []).append(name)
+        elif own.of_attributes:
+            setting = own.of_attributes[0]  # one that is not 0 is enough
+            given = "true" if field_types(own.settings)[setting] is bool else 1
+            found.setdefault(f" (--set {setting}={given})", []).append(name)
+    return "; ".join(f"{', '.join(names)}{needed}" for needed, names in found.items())
+
+
 def make_settings(name: str, given: Mapping[str, Any]) -> Any:
     """The settings of a model: its defaults, with what is given as text (`--set`) or as JSON values.
 

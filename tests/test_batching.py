@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
 from aejax import batching
 
@@ -161,9 +162,11 @@ def test_a_product_and_its_gradients_are_those_of_dense_rows(by_rows):
         np.testing.assert_allclose(own, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("on_cpu", [True, False])
-def test_a_sparse_product_is_that_of_the_dense_matrix(on_cpu, monkeypatch):
+# Off a CPU: rows one by one, in chunks of which the last is not full, in chunks that fit, and all at once.
+@pytest.mark.parametrize(("on_cpu", "at_once"), [(True, 1), (False, 0), (False, 3), (False, 5), (False, 99)])
+def test_a_sparse_product_is_that_of_the_dense_matrix(on_cpu, at_once, monkeypatch):
     monkeypatch.setattr(batching.devices, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(batching, "DENSE_CELLS", 11 * at_once)
     rng = np.random.default_rng(0)
     cells = sp.csr_array(sp.random(7, 11, 0.4, rng=rng, dtype=np.float32))
     matrix = rng.normal(size=(11, 5)).astype(np.float32)
@@ -172,6 +175,28 @@ def test_a_sparse_product_is_that_of_the_dense_matrix(on_cpu, monkeypatch):
             batching.sparse_rows(sparse)[0]
         )
         np.testing.assert_allclose(found, sparse @ matrix, atol=1e-5)
+
+
+def _sizes(jaxpr):
+    """The number of elements of everything that a jaxpr, and what it calls, computes."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _sizes(inner)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_sparse_product_makes_no_dense_matrix_of_all_rows(on_cpu, monkeypatch):
+    monkeypatch.setattr(batching.devices, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(batching, "DENSE_CELLS", 400)
+    rng = np.random.default_rng(0)
+    rows, _ = batching.sparse_rows(sp.csr_array(sp.random(90, 50, 0.02, rng=rng, dtype=np.float32)))
+    # A function of its own: a trace is kept by function, and would be that of the other device.
+    program = jax.make_jaxpr(lambda rows, matrix: batching.sparse_product(rows, matrix))(rows, jnp.zeros((50, 3)))
+    assert ("dot_general" in str(program)) is not on_cpu
+    sizes = list(_sizes(program.jaxpr))
+    most = 12 * 8 * 3  # the result in chunks of 8 rows, the last of them filled up
+    assert 90 * 3 in sizes and max(sizes) <= max(400, most) < 90 * 50
 
 
 def test_short_histories_of_a_large_catalogue_need_no_dense_rows():

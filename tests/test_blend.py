@@ -321,6 +321,17 @@ def test_a_gate_weighs_what_is_bought_again_by_how_active_the_customer_is():
     np.testing.assert_array_equal(again.scores(again.encode(part.inputs)), blend.scores(blend.encode(part.inputs)))
 
 
+def test_a_batch_says_which_of_it_is_the_gates():
+    lines, part = two_kinds_of_customers()
+    models = [Again(part, 1.0, 1), Again(part, -1.0, 2)]
+    gate = learn_gate(score_part(models, part, lines), [0.5, 0.5]).gate
+    batch = Blend(models, [0.5, 0.5], [0, 1], gate).encode(part.inputs)
+    jax.tree.map(np.testing.assert_array_equal, batch.own, gate.encode(part.inputs))
+    jax.tree.map(np.testing.assert_array_equal, batch.parts, tuple(model.encode(part.inputs) for model in models))
+    ungated = Blend(models, [0.5, 0.5], [0, 1]).encode(part.inputs)
+    assert ungated.own is None and len(ungated.parts) == 2
+
+
 def test_what_a_gate_is_worth_comes_from_customers_that_it_has_not_learned_from(monkeypatch):
     lines, part = two_kinds_of_customers()
     learned_from, scored = [], []
@@ -366,6 +377,41 @@ def test_a_gate_is_kept_where_it_is_better_and_not_asked_for_where_it_says_nothi
         experiment.fit_model("blend", settings, other, seed=0)
         with pytest.raises(InputError, match="order ids and dates"):
             experiment.fit_model("blend", dataclasses.replace(settings, gate=True), other, seed=0)
+
+
+@pytest.fixture(scope="module")
+def parts_with_repeats(shop):
+    return experiment.prepare(DataConfig(str(shop)), SplitConfig("time", repeat="include")).split
+
+
+def test_a_gate_from_some_of_the_customers_is_reported_with_the_score_of_all(parts_with_repeats, monkeypatch):
+    part = parts_with_repeats.validation
+    monkeypatch.setattr(weighing, "CELLS", 5 * part.targets.shape[1])
+    settings = BlendSettings(parts=("ease", "own-frequency"), gate=True)
+    split = dataclasses.replace(parts_with_repeats, refit=None)  # so that the blend is the one that was validated
+    fitted = experiment.fit_model("blend", settings, split, seed=0)
+    assert fitted.model.gate is not None and len(part) > 5
+    (record,) = [line for line in fitted.log if line["stage"] == "blend"]
+    on_all = evaluate(fitted.model, part).values["ndcg@100"].mean(dtype=float)
+    assert fitted.validation == record["validation"] == pytest.approx(on_all, rel=1e-6)
+    assert record["with_gate"] != pytest.approx(on_all, rel=1e-3)  # or the two could be taken for each other
+
+
+def test_a_gate_that_wins_on_some_of_the_customers_and_loses_on_all_is_left_out(parts_with_repeats, monkeypatch):
+    real = weighing.learn_gate
+
+    def learn(scored, weights):
+        learned = real(scored, weights)
+        upside_down = dataclasses.replace(learned.gate, weights=jax.tree.map(jnp.negative, learned.gate.weights))
+        return learned._replace(gate=upside_down, with_gate=1.0, without_gate=0.0)
+
+    monkeypatch.setattr(blending, "learn_gate", learn)
+    monkeypatch.setattr(weighing, "CELLS", 5 * parts_with_repeats.validation.targets.shape[1])
+    settings = BlendSettings(parts=("ease", "own-frequency"))
+    fitted = experiment.fit_model("blend", settings, parts_with_repeats, seed=0)
+    (record,) = [line for line in fitted.log if line["stage"] == "blend"]
+    assert fitted.model.gate is None
+    assert fitted.validation >= max(record["parts"].values())
 
 
 def test_a_gate_may_use_a_part_that_has_no_fixed_weight(shop, monkeypatch):

@@ -175,14 +175,13 @@ def test_a_rule_names_what_it_lacks(name, lacks, says):
 
 
 def test_popularity_recent_is_popularity_of_decayed_orders(tiny_lines):
-    recent, plain = (
-        family(name).fit(tiny_lines, make_settings(name, given)).popularity
-        for name, given in (
-            ("popularity-recent", {"half_life": 9.0}),
-            ("popularity", {"values": "recency", "half_life": 9.0}),
-        )
-    )
-    np.testing.assert_array_equal(recent, plain)
+    for train in (tiny_lines, split(tiny_lines, protocol="last-order").train):  # without cuts, and with
+        for half_life in (9.0, make_settings("popularity-recent", {}).half_life):
+            recent, plain = (
+                family(name).fit(train, make_settings(name, {"half_life": half_life, **given})).popularity
+                for name, given in (("popularity-recent", {}), ("popularity", {"values": "recency"}))
+            )
+            np.testing.assert_array_equal(recent, plain)
 
 
 def test_popularity_recent_is_of_the_calendar(tiny_lines):

@@ -197,3 +197,16 @@ def test_a_value_out_of_range_is_named_with_its_range(name, setting, value, mess
 def test_an_unknown_setting_proposes_the_nearest():
     with pytest.raises(InputError, match='model vae has no setting "latent_dims"; did you mean "latent_dim"'):
         registry.make_settings("vae", {"latent_dims": 8})
+
+
+def test_a_message_names_every_model_that_uses_attributes_and_how():
+    named = {}
+    for group in registry.attribute_models().split("; "):
+        names, _, setting = group.rstrip(")").partition(" (--set ")
+        named.update(dict.fromkeys(names.split(", "), dict([setting.split("=")]) if setting else {}))
+    for name in registry.MODELS:
+        family = registry.family(name)
+        can = family.needs_attributes or bool(family.of_attributes)
+        assert (name in named) is can, name
+        if can:
+            assert family.uses_attributes(registry.make_settings(name, named[name])), name

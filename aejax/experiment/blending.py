@@ -9,7 +9,9 @@ part on validation is that part alone; the log says so.
 Where orders have dates and what was bought before may be recommended, a gate is learned as well: weights that depend on
 how active the customer is, on whether the customer has bought the product before, and on that product's rhythm
 (`aejax.models.blend`). It is kept, with all parts, where it is above the fixed weights on validation, each half of the
-customers with what was learned on the other half.
+customers with what was learned on the other half. Where validation has more customers than are learned from
+(`aejax.experiment.weighing`), what was learned must win on those and, scored once more, on all of validation; the
+validation score is always that of all.
 """
 
 from __future__ import annotations
@@ -120,7 +122,11 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
             learned = learn_gate(scored, weights)
             worth = {"with_gate": learned.with_gate, "without_gate": learned.without_gate}
             if settings.gate or learned.with_gate > learned.without_gate:
-                gate, score = learned.gate, learned.with_gate
+                found = (
+                    learned.with_gate if whole else validate(Blend(models, weights, range(len(names)), learned.gate))
+                )
+                if settings.gate or found > score:  # a gate from some of the customers may lose on all as well
+                    gate, score = learned.gate, found
         del scored  # the refits may need the memory
     else:
         weights = [weight for weight in given if weight > 0]

@@ -96,7 +96,7 @@ def score_part(models: Sequence[Model], part: HeldOut, train: Interactions | Non
     examples = [
         Example(
             jnp.stack(blend.scores_of_parts(piece.batch)),
-            None if start is None else piece.batch[-1],
+            piece.batch.own,
             piece.seen,
             piece.targets,
             piece.counts,

@@ -69,6 +69,18 @@ class OwnBatch(NamedTuple):
     activity: jax.Array
 
 
+class BlendBatch(NamedTuple):
+    """What a blend is asked about B customers.
+
+    Attributes:
+      parts: the batch of each part, in the order of the models.
+      own: the gate's; None where there is no gate.
+    """
+
+    parts: tuple[Any, ...]
+    own: OwnBatch | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Gate:
     """Weights that depend on the customer and on what the customer has bought.
@@ -165,10 +177,10 @@ class Blend:
     positions: Sequence[int]
     gate: Gate | None = None
 
-    def encode(self, histories: Histories) -> tuple[Any, ...]:
+    def encode(self, histories: Histories) -> BlendBatch:
         """Histories of n customers -> every part's batch, and the gate's where there is one."""
-        own = () if self.gate is None else (self.gate.encode(histories),)
-        return (*(model.encode(histories) for model in self.models), *own)
+        own = None if self.gate is None else self.gate.encode(histories)
+        return BlendBatch(tuple(model.encode(histories) for model in self.models), own)
 
     def unknown(self, histories: Histories) -> np.ndarray:
         """Histories of n customers -> the positions of those whom a part does not know."""
@@ -179,22 +191,22 @@ class Blend:
         """A gate does."""
         return self.gate is not None
 
-    def share_of_repeats(self, batch: tuple[Any, ...], scores: jax.Array) -> jax.Array:
-        """Every part's and the gate's batch of B customers, and their scores -> the predicted shares, `[B]`."""
-        assert self.gate is not None
+    def share_of_repeats(self, batch: BlendBatch, scores: jax.Array) -> jax.Array:
+        """A batch of B customers and their scores -> the predicted shares, `[B]`."""
+        assert self.gate is not None and batch.own is not None
         slope, intercept = self.gate.line
-        return jax.nn.sigmoid(slope * log_odds_of_repeats(scores, batch[-1].items) + intercept)
+        return jax.nn.sigmoid(slope * log_odds_of_repeats(scores, batch.own.items) + intercept)
 
-    def scores_of_parts(self, batch: tuple[Any, ...]) -> list[jax.Array]:
-        """Every part's batch of B customers -> their standardised scores `[B, I]`."""
-        own = batch[: len(self.models)]
-        return [standardise(model.scores(one)) for model, one in zip(self.models, own, strict=True)]
+    def scores_of_parts(self, batch: BlendBatch) -> list[jax.Array]:
+        """A batch of B customers -> every part's standardised scores `[B, I]`."""
+        return [standardise(model.scores(one)) for model, one in zip(self.models, batch.parts, strict=True)]
 
-    def scores(self, batch: tuple[Any, ...]) -> jax.Array:
-        """Every part's batch of B customers -> scores `[B, I]`, higher is better."""
+    def scores(self, batch: BlendBatch) -> jax.Array:
+        """A batch of B customers -> scores `[B, I]`, higher is better."""
         scores = self.scores_of_parts(batch)
         if self.gate is not None:
-            return _gated(scores, batch[-1], self.gate.weights)
+            assert batch.own is not None
+            return _gated(scores, batch.own, self.gate.weights)
         parts = [weight * score for weight, score in zip(self.weights, scores, strict=True)]
         return jnp.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 

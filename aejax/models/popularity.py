@@ -2,10 +2,11 @@
 
 The score of a product is the sum of its column of the user-item matrix. With the default, `values=binary`, that is the
 number of customers who bought it: counting customers and not pieces keeps one large buyer from making a product
-popular. `popularity-recent` is what is popular lately, that sum with `values=recency`: each order counts
-2^(-age / half_life), its age counting to the latest purchase of train, for what is popular is so by the calendar and
-not by the customers' own cuts. `popularity-category` gives a product that nobody bought what products of its kind have
-on average: the bar for whatever scores products by their attributes.
+popular. With `values=recency` it is what is popular lately: each order counts 2^(-age / half_life), its age counting to
+the latest purchase of train, for what is popular is so by the calendar and not by the customers' own cuts.
+`popularity-recent` is exactly that, `popularity` with `values=recency`, under a name of its own: the half-life is its
+one setting, 30 days where `popularity` has 180, and `tune` searches for it. `popularity-category` gives a product that
+nobody bought what products of its kind have on average: the bar for whatever scores products by their attributes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class PopularitySettings(ValueSettings):
 
 @dataclasses.dataclass(frozen=True)
 class RecentPopularitySettings(AgeSettings):
-    """Settings of `popularity-recent`."""
+    """Settings of `popularity-recent`: those of `popularity` with `values=recency`, which is not one to choose."""
 
     half_life: float = 30.0
 
@@ -84,7 +85,7 @@ def fit(train: Interactions, settings: PopularitySettings) -> Popularity:
 
 
 def fit_recent(train: Interactions, settings: RecentPopularitySettings) -> Popularity:
-    """`fit` with orders that count less the older they are.
+    """`fit` with `values=recency`, and nothing else.
 
     Raises:
       InputError: the data have no dates.
