@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax import evaluation, experiment, recommendation
+from aejax import evaluation, experiment, recommendation, registry
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
 from aejax.interactions import Features
@@ -216,7 +216,8 @@ def test_new_products_that_share_nothing_with_one_that_was_bought_are_left_out(s
 def test_new_products_that_cannot_be_scored_are_refused(shop, options, share, says, tmp_path, capsys):
     assert run("fit", shop, *OPTIONS, *options, "--run", tmp_path / "run") == 0
     assert run("recommend", tmp_path / "run", "--include-new", share, "--out", tmp_path / "out.csv") == 1
-    assert says in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert says in said and f"with one of these models: {registry.attribute_models()}" in said
     assert not (tmp_path / "out.csv").exists()
 
 

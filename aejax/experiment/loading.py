@@ -106,7 +106,7 @@ def recommend(
     if include_new and not (run.config.data.new_products and uses_attributes):
         raise InputError(
             f"--include-new {include_new:g} needs a run that was fitted with --new-products and whose model uses "
-            "attributes, such as ease with --set attribute_weight=4; fit it again"
+            f"attributes; fit it again with one of these models: {registry.attribute_models()}"
         )
     new_places = int(include_new * top + 1e-9)  # floating point: 0.3 of 10 places are 3
     if include_new and not new_places:
