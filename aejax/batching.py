@@ -22,6 +22,8 @@ from aejax.precision import matmul
 Encoded = TypeVar("Encoded")
 # Rows are read one by one where their padded length, which is many times the usual one, is this small a share of I.
 LONGEST_SHARE = 1 / 8
+# Rows added to a sum at once: it is read and written once for so many.
+CELLS_PER_STEP = 8
 # Cells of a sparse matrix that are made dense at once where a device multiplies dense matrices: 64 MiB.
 DENSE_CELLS = 2**24
 
@@ -252,14 +254,25 @@ def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> 
 @jax.custom_vjp
 def _sum_of_rows(items: jax.Array, values: jax.Array, matrix: jax.Array) -> jax.Array:
     def one(row: tuple[jax.Array, jax.Array]) -> jax.Array:
-        own, weight = row
-
-        def add(position: jax.Array, total: jax.Array) -> jax.Array:
-            return total + weight[position] * matrix[own[position]]
-
-        return jax.lax.fori_loop(0, _count(own, matrix), add, jnp.zeros(matrix.shape[1], matrix.dtype))
+        own, weights = row
+        return _weighted_sum(own, weights, matrix, 0, _count(own, matrix))
 
     return jax.lax.map(one, (items, values))
+
+
+def _weighted_sum(
+    items: jax.Array, weights: jax.Array, matrix: jax.Array, first: jax.Array | int, end: jax.Array
+) -> jax.Array:
+    """The rows of a matrix `[I, D]` that cells from `first` up to `end` name, each times its weight, summed. `[D]`."""
+
+    def add(step: jax.Array, total: jax.Array) -> jax.Array:
+        for within in range(CELLS_PER_STEP):
+            cell = first + step * CELLS_PER_STEP + within
+            total = total + jnp.where(cell < end, weights[cell], 0.0) * matrix[items[cell]]
+        return total
+
+    steps = (end - first + CELLS_PER_STEP - 1) // CELLS_PER_STEP
+    return jax.lax.fori_loop(0, steps, add, jnp.zeros(matrix.shape[1], matrix.dtype))
 
 
 def _count(own: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -301,10 +314,7 @@ def sparse_product(rows: SparseRows, matrix: jax.Array) -> jax.Array:
         return _product_of_dense_rows(rows, matrix)
 
     def one(span: tuple[jax.Array, jax.Array]) -> jax.Array:
-        def add(at: jax.Array, total: jax.Array) -> jax.Array:
-            return total + rows.values[at] * matrix[rows.items[at]]
-
-        return jax.lax.fori_loop(*span, add, jnp.zeros(matrix.shape[1], matrix.dtype))
+        return _weighted_sum(rows.items, rows.values, matrix, *span)
 
     return jax.lax.map(one, (rows.starts[:-2], rows.starts[1:-1]))
 
