@@ -121,6 +121,12 @@ class Interactions:
         """`[N]` int64, `user * I + item`."""
         return self.user.astype(np.int64) * len(self.items) + self.item
 
+    @cached_property
+    def by_user(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions `[N]` of the lines, grouped by customer, and where each customer's begin `[U + 1]`."""
+        positions = np.argsort(self.user, kind="stable")
+        return positions, np.searchsorted(self.user[positions], np.arange(len(self.users) + 1))
+
     def take(self, rows: np.ndarray | slice) -> Interactions:
         """These rows (a mask, positions or a slice), with the same vocabularies."""
         columns = ("user", "item", "quantity", "order", "at", "part")
@@ -170,11 +176,11 @@ class Histories:
 
 def histories_of(lines: Interactions, users: np.ndarray, as_of: np.ndarray | None = None) -> Histories:
     """The histories of `users` (increasing indices `[n]` into `lines.users`) found in `lines`."""
-    position = np.full(len(lines.users), -1, dtype=np.int32)
-    position[users] = np.arange(len(users), dtype=np.int32)
-    own = lines.take(position[lines.user] >= 0)
-    own = dataclasses.replace(own.for_users(position[own.user], users), as_of=None)
-    return Histories(own.take(np.argsort(own.user, kind="stable")), as_of)
+    positions, starts = lines.by_user
+    counts = starts[users + 1] - starts[users]
+    rows = np.arange(counts.sum()) + np.repeat(starts[users] - np.cumsum(counts) + counts, counts)
+    position = np.repeat(np.arange(len(users), dtype=np.int32), counts)
+    return Histories(dataclasses.replace(lines.take(positions[rows]).for_users(position, users), as_of=None), as_of)
 
 
 def orders_since(lines: Interactions) -> np.ndarray:

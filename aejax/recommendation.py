@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from aejax.matrix import history_matrix
 from aejax.models import Model, unknown_customers
 from aejax.moments import moment_of
 
+Item = TypeVar("Item")
 COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
 # What lists of customers are based on whom the model does not know.
 BASES = ("popular", "customer-attributes", "mean-customer")
@@ -178,44 +180,73 @@ def recommend(
     title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
     size = batching.scoring_chunk(count)
     filled = min(size, len(customers))
-    for start in range(0, len(customers), size):
+
+    def start_chunk(start: int) -> Callable[[], pd.DataFrame]:
+        """Have the lists of a chunk of customers made, and return what waits for them."""
         chunk = place[start : start + size]
         users = np.unique(chunk[chunk >= 0])
-        items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
-        basis = np.full(len(chunk), "popular", dtype=object)
+        started: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {}
+        of_users = np.empty(0, dtype=object)
         if len(users):
             histories = histories_of(bought, users, None if known.as_of is None else np.full(len(users), known.as_of))
-            seen = history_matrix(histories_of(all_bought, users))
+            of_users = basis_of(model, histories)
             if repeat == "include":
-                seen = sp.csr_array(seen.shape, dtype=np.float32)
-            best, best_of = best_items(model, histories, seen, top=top, rows=filled, offered=sold)
+                seen = sp.csr_array((len(users), count), dtype=np.float32)
+            else:
+                seen = history_matrix(histories_of(all_bought, users))
+            started.append(start_best_items(model, histories, seen, top=top, rows=filled, offered=sold))
             if new_places:
-                new = best_items(model, histories, seen, top=new_places, rows=filled, offered=known.new)
-                best, best_of = with_new_items(best, best_of, *new, count)
-            row = np.searchsorted(users, chunk)
-            of_model = chunk >= 0
-            items[of_model], scores[of_model] = best_of[row[of_model]], best[row[of_model]]
-            basis[of_model] = basis_of(model, histories)[row[of_model]]
-        items[chunk < 0], scores[chunk < 0] = popular["item"], popular["share"]
-        rows = np.flatnonzero(of_segment[start : start + size])
-        if segments is not None and by_segment is not None and len(rows):
-            nobody = _who_bought_nothing(lines, segments.take(start + rows))
-            nothing = sp.csr_array((len(rows), count), dtype=np.float32)
-            scores[rows], items[rows] = best_items(by_segment, nobody, nothing, top=top, rows=filled, offered=sold)
-            basis[rows] = "customer-attributes"
-        rows, ranks = np.nonzero(items < count)
-        ids = np.asarray(customers[start : start + size], dtype=object)
-        yield pd.DataFrame(
-            {
-                "customer_id": ids[rows],
-                "rank": ranks + 1,
-                "sku": lines.items.ids[items[rows, ranks]],
-                "title": title_of[items[rows, ranks]],
-                "score": scores[rows, ranks].astype(np.float32),
-                "basis": np.where(sold[items[rows, ranks]], basis[rows], "attributes"),
-            },
-            columns=list(COLUMNS),
-        )
+                started.append(start_best_items(model, histories, seen, top=new_places, rows=filled, offered=known.new))
+        without = np.flatnonzero(of_segment[start : start + size])
+        if segments is not None and by_segment is not None and len(without):
+            nobody = _who_bought_nothing(lines, segments.take(start + without))
+            nothing = sp.csr_array((len(without), count), dtype=np.float32)
+            started["without"] = start_best_items(by_segment, nobody, nothing, top=top, rows=filled, offered=sold)
+
+        def finish() -> pd.DataFrame:
+            items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
+            basis = np.full(len(chunk), "popular", dtype=object)
+            if "known" in started:
+                best, best_of = started["known"]()
+                if "new" in started:
+                    new = started["new"]()
+                    best, best_of = with_new_items(best, best_of, *new, count)
+                row = np.searchsorted(users, chunk)
+                of_model = chunk >= 0
+                items[of_model], scores[of_model] = best_of[row[of_model]], best[row[of_model]]
+                basis[of_model] = of_users[row[of_model]]
+            items[chunk < 0], scores[chunk < 0] = popular["item"], popular["share"]
+            if "without" in started:
+                scores[without], items[without] = started["without"]()
+                basis[without] = "customer-attributes"
+            rows, ranks = np.nonzero(items < count)
+            ids = np.asarray(customers[start : start + size], dtype=object)
+            return pd.DataFrame(
+                {
+                    "customer_id": ids[rows],
+                    "rank": ranks + 1,
+                    "sku": lines.items.ids[items[rows, ranks]],
+                    "title": title_of[items[rows, ranks]],
+                    "score": scores[rows, ranks].astype(np.float32),
+                    "basis": np.where(sold[items[rows, ranks]], basis[rows], "attributes"),
+                },
+                columns=list(COLUMNS),
+            )
+
+        return finish
+
+    for finish in _one_ahead(map(start_chunk, range(0, len(customers), size))):
+        yield finish()
+
+
+def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each when the one behind it has been made: what that has started goes on meanwhile."""
+    waiting: list[Item] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
 
 
 def _who_bought_nothing(lines: Interactions, features: Features) -> Histories:
@@ -231,7 +262,7 @@ def basis_of(model: Model, histories: Histories) -> np.ndarray:
     return basis
 
 
-def best_items(
+def start_best_items(
     model: Model,
     histories: Histories,
     seen: sp.csr_array,
@@ -239,27 +270,31 @@ def best_items(
     top: int,
     rows: int,
     offered: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and items `[n, top]` of n customers, best first; item I where fewer than `top` products remain.
+) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+    """Have the device find the best items of n customers, without waiting for it.
 
     Args:
       model: a fitted model.
       histories: of n customers.
       seen: `[n, I]`, what must not be recommended.
       top: length of a list.
-      offered: `[I]` bool, what may be recommended; None: every product.
       rows: the batch is filled up to this many customers, so that every batch has one shape.
+      offered: `[I]` bool, what may be recommended; None: every product.
 
-    Raises:
-      InputError: the model scored NaN.
+    Returns:
+      What waits for scores and items `[n, top]`, best first, item I where fewer than `top` products remain. It raises
+      `InputError` where the model scored NaN.
     """
     batch = batching.fill_rows(model.encode(histories), rows)
-    best, items, any_nan = jax.device_get(
-        _best(model.scores(batch), jnp.asarray(batching.pad_rows(seen, rows=rows).items), offered, top)
-    )
-    if any_nan:
-        raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
-    return best[: len(histories)], items[: len(histories)]
+    found = _best(model.scores(batch), jnp.asarray(batching.pad_rows(seen, rows=rows).items), offered, top)
+
+    def wait() -> tuple[np.ndarray, np.ndarray]:
+        best, items, any_nan = jax.device_get(found)
+        if any_nan:
+            raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
+        return best[: len(histories)], items[: len(histories)]
+
+    return wait
 
 
 def with_new_items(
@@ -285,7 +320,7 @@ def popularity_ranking(bought: Interactions) -> np.ndarray:
     customers = customers_of_products(bought)
     order = np.argsort(-customers, kind="stable")
     result = np.empty(len(order), dtype=[("item", np.int64), ("share", np.float32)])
-    result["item"], result["share"] = order, customers[order] / max(len(np.unique(bought.user)), 1)
+    result["item"], result["share"] = order, customers[order] / max(np.count_nonzero(np.bincount(bought.user)), 1)
     return result
 
 

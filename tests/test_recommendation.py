@@ -433,3 +433,19 @@ def test_a_day_that_the_orders_do_not_reach_is_refused(tiny_lines, on, says):
 def test_on_a_day_needs_dates(tiny_lines):
     with pytest.raises(InputError, match=r"--on 2024-05-01 needs order dates \(created_at\).*leave --on out"):
         recommendation.known_at(dataclasses.replace(tiny_lines, at=None), "2024-05-01")
+
+
+def test_a_chunk_of_customers_is_begun_before_the_one_before_it_is_waited_for(tiny_lines, titles, monkeypatch):
+    events = []
+
+    class Told(BoughtTogether):
+        def encode(self, histories):
+            events.append("begin")
+            return super().encode(histories)
+
+    monkeypatch.setattr(recommendation.batching, "scoring_chunk", lambda count: 20)
+    model = Told.of(tiny_lines)
+    known = recommendation.known_at(tiny_lines)
+    for _ in recommendation.recommend(model, known, list(tiny_lines.users.ids), titles, top=3):
+        events.append("frame")
+    assert events == ["begin", "begin", "frame", "begin", "frame", "frame"]

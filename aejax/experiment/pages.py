@@ -107,9 +107,10 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
     for position in chosen:
         histories = part.inputs.take(int(position), int(position) + 1)
         top = min(10, len(lines.items))
-        scores, items = recommendation.best_items(
+        wait = recommendation.start_best_items(
             model, histories, seen[[position]], top=top, rows=1, offered=part.offered
         )
+        scores, items = wait()
         basis = str(recommendation.basis_of(model, histories)[0])
         later = set(part.targets[[position]].indices.tolist())
         bought, orders = np.unique(histories.lines.item, return_counts=True)
