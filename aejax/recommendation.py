@@ -194,9 +194,10 @@ def recommend(
                 seen = sp.csr_array((len(users), count), dtype=np.float32)
             else:
                 seen = history_matrix(histories_of(all_bought, users))
-            started.append(start_best_items(model, histories, seen, top=top, rows=filled, offered=sold))
+            begin = partial(start_best_items, model, histories, seen, rows=filled)
+            started["known"] = begin(top=top, offered=sold)
             if new_places:
-                started.append(start_best_items(model, histories, seen, top=new_places, rows=filled, offered=known.new))
+                started["new"] = begin(top=new_places, offered=known.new)
         without = np.flatnonzero(of_segment[start : start + size])
         if segments is not None and by_segment is not None and len(without):
             nobody = _who_bought_nothing(lines, segments.take(start + without))
