@@ -324,10 +324,14 @@ def _require_memory(build: Callable[..., nnx.Module], items: int, batch_size: in
     shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: build(items, rngs=nnx.Rngs(params=0)))))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     # Parameters, those of the best epoch, two moments and a gradient; scores, their gradient and targets.
+    of_parameters, of_customer = 4.0 * (5 * parameters + beside), 12.0 * items
+    fits = int((memory.available() - of_parameters) // of_customer)
     memory.require(
         f"{parameters:,} parameters and batches of {batch_size:,} customers x {items:,} products",
-        4.0 * (5 * parameters + 3 * batch_size * items + beside),
-        "give a smaller latent_dim, hidden or batch_size with --set, or raise --min-customers",
+        of_parameters + batch_size * of_customer,
+        f"--set batch_size={fits} fits"
+        if fits > 0
+        else "give a smaller latent_dim or hidden with --set, or raise --min-customers",
     )
 
 

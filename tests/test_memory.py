@@ -4,8 +4,9 @@ import jax
 import psutil
 import pytest
 
-from aejax import memory, registry
+from aejax import experiment, memory, registry
 from aejax.errors import ResourceError
+from aejax.split import split
 
 
 @pytest.fixture
@@ -99,3 +100,20 @@ def test_a_model_whose_factors_do_not_fit_says_so_before_it_makes_them(tiny_line
         family.fit(
             tiny_lines, family.settings(**settings), key=jax.random.key(0), validate=None, on_epoch=None, resume=None
         )
+
+
+def test_a_batch_that_does_not_fit_is_answered_with_one_that_does(tiny_lines, monkeypatch):
+    parts = split(tiny_lines, protocol="users")
+    free = 4 * 5 * (30 * 8 + 8 + 8 * 30 + 30) + 12 * 30 * 7 + 5  # of parameters, and 7 customers
+    monkeypatch.setattr(memory, "available", lambda: free)
+
+    def fit(batch_size):
+        settings = registry.make_settings("ae", {"hidden": "8", "batch_size": batch_size, "epochs": 1})
+        return experiment.fit_model("ae", settings, parts, seed=0)
+
+    with pytest.raises(ResourceError, match=r"batches of 8 customers x 30 products need .*; --set batch_size=7 fits"):
+        fit(8)
+    fit(7)
+    monkeypatch.setattr(memory, "available", lambda: free - 12 * 30 * 7)
+    with pytest.raises(ResourceError, match="give a smaller latent_dim or hidden"):
+        fit(8)
