@@ -140,6 +140,17 @@ TASKS = (
         {"arguments": FIT_TWO},
         "seconds",
     ),
+    *(
+        Task(
+            f"lists-{model}",
+            f"top 10 with titles of 50,000 customers of the shop to a CSV file, by {model}, warm",
+            "shop",
+            "lists_to_file",
+            {"arguments": ["--model", model, *options], "customers": 50_000},
+            "seconds",
+        )
+        for model, options in (("ease", ["--set", "l2=350"]), ("multvae", ["--epochs", "1"]))
+    ),
     Task("help", "aejax --help", "", "command", {"arguments": ["--help"]}, "seconds"),
 )
 

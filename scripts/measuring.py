@@ -57,6 +57,10 @@ class Task:
     work: Callable[[Mapping[str, Any], Mapping[str, Any]], machine.Work] | None = None
 
 
+# What else of a side's first report stands in the record.
+KEPT = ("validation", "first_seconds", "megabytes", "megabytes_more", "customers_per_second", "work")
+
+
 def measure(
     task: Task,
     folder: Path | None,
@@ -99,7 +103,11 @@ def side_figures(
 ) -> dict[str, Any]:
     """What the repeats of a side come to, and beside ours."""
     values, mine = ([report[task.figure] for report in lines] for lines in (reports, own))
-    kept = {key: reports[0][key] for key in ("validation", "first_seconds", "megabytes", "work") if key in reports[0]}
+    kept = {
+        key: reports[0][key]
+        for key in ("validation", "first_seconds", "megabytes", "customers_per_second", "megabytes_more", "work")
+        if key in reports[0]
+    }
     figures = {**machine.median_range(values), "values": values, **kept}
     if reports is own:
         return figures

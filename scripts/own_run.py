@@ -221,6 +221,26 @@ def stored_to_recommendations(data: str, arguments: list[str]) -> dict[str, Any]
         return command(["recommend", *options], f"{scratch}/compiled")
 
 
+def lists_to_file(data: str, arguments: list[str], customers: int) -> dict[str, Any]:
+    """Top 10 with titles of so many customers, those of a shop again and again, to a CSV file, warm."""
+    from aejax import experiment
+
+    with tempfile.TemporaryDirectory() as scratch:
+        _command("fit", data, "--run", f"{scratch}/run", *arguments)
+        run = experiment.load_run(Path(scratch) / "run")
+        ids = list(itertools.islice(itertools.cycle(run.prepared.interactions.users.ids), customers))
+        experiment.write_recommendations(run, Path(scratch) / "warm.csv", customers=ids[:1024])
+        before, start = peak_megabytes(), time.perf_counter()
+        experiment.write_recommendations(run, Path(scratch) / "lists.csv", customers=ids)
+        seconds = time.perf_counter() - start
+        return {
+            "seconds": seconds,
+            "customers_per_second": customers / seconds,
+            "megabytes_more": peak_megabytes() - before,
+            **_memory(),
+        }
+
+
 def command(arguments: list[str], compiled: str | None = None) -> dict[str, Any]:
     """Any command of aejax in a process of its own, from its start to its end; what is compiled is kept in `compiled`,
     by default where the user has it.

@@ -323,6 +323,7 @@ def test_commands_of_a_shop_are_measured(shop, monkeypatch):
     # What a task's commands compile is theirs: the next repeat finds nothing compiled.
     assert len({compiled for _, compiled in commands[:3]}) == len({compiled for _, compiled in commands[3:]}) == 1
     assert commands[0][1] != commands[3][1]
+    assert own_run.lists_to_file(str(shop), fit, customers=100)["customers_per_second"] > 0
     settings = {"hidden": [4], "latent_dim": 2, "batch_size": 16, "epochs": 1}
     assert own_run.top_lists(str(shop), "multvae", settings, top=3)["rows"] == 40 * 3
     assert own_run.evaluation(str(shop), "multvae", settings)["evaluation_seconds"] > 0
