@@ -19,6 +19,8 @@ ON_DEVICE = ("epoch", "fit_and_score", "top_lists", "evaluation", "seeds")
 
 
 LIMITS = "limits"  # the side that measures the machine
+# What else of a side's first report stands in the record.
+KEPT = ("validation", "first_seconds", "megabytes", "megabytes_more", "customers_per_second", "work")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +57,6 @@ class Task:
     figure: str
     peers: tuple[Peer, ...] = ()
     work: Callable[[Mapping[str, Any], Mapping[str, Any]], machine.Work] | None = None
-
-
-# What else of a side's first report stands in the record.
-KEPT = ("validation", "first_seconds", "megabytes", "megabytes_more", "customers_per_second", "work")
 
 
 def measure(
