@@ -1,5 +1,20 @@
-"""`python -m aejax`."""
+"""`aejax` and `python -m aejax`: a process of its own."""
 
-from aejax.cli import main
+import sys
 
-main()
+from aejax import cli
+from aejax.cli import process
+
+COMPUTING = ("fit", "evaluate", "recommend", "similar", "compare", "tune")
+
+
+def main() -> None:
+    """Run the command of this process, which is started again with huge pages if it computes."""
+    if len(sys.argv) > 1 and sys.argv[1] in COMPUTING:
+        process.keep_compiled()
+        process.start_with_huge_pages()
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

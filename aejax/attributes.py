@@ -52,6 +52,7 @@ _CODES = (
 _CURRENCY = re.compile(
     rf"^([+-]?)(?:[a-z]{{0,3}}\$|(?:{_CODES})\.?)|(?:[.,][-–—]+)?(?:\$(?:[a-z]{{2}})?|(?:{_CODES})\.?)?$"
 )
+_CODE_AND_SPACE = re.compile(r"[^\W\d_]\.?\s+[\d+-]|\d\s+[^\W\d_]")
 _DIGIT = re.compile(r"\d")
 # How a number may be written, by the sign before its decimals; the other one separates thousands.
 _WRITTEN = {
@@ -231,7 +232,7 @@ class Decimals(NamedTuple):
     Attributes:
       sign: the one before decimals, `.` or `,`.
       doubtful: a text of which nothing in the column tells how to read it; empty where there is none.
-      is_price: a currency stands before or behind some of them.
+      is_price: a currency stands before or behind most of them.
     """
 
     sign: str
@@ -244,25 +245,28 @@ def decimals_of(values: Iterable[str]) -> Decimals:
 
     The sign before decimals is that of most numbers which can be read in one way alone (1.5, 1,299.00, 1,000,000 or
     1,5, 1.299,00, 1.000.000). Where that does not decide and there are numbers such as 1.299 or 1,299, one of these is
-    `doubtful`: prices have two decimals or none, so in most prices the sign is one of thousands; of other numbers the
-    point stands before decimals, as in a weight of 1.299 kg, and the comma separates thousands.
+    `doubtful`, and one currency tells what all of them are: prices have two decimals or none, so in most prices the
+    sign is one of thousands; of other numbers the point stands before decimals, as in a weight of 1.299 kg, and the
+    comma separates thousands.
     """
     votes: Counter[str] = Counter()
     doubtful: dict[str, list[str]] = {".": [], ",": []}
-    is_price = False
+    prices = numbers = 0
     for value in values:
         text, has_currency = _without_currency(value)
         written = _readings(text)
-        is_price |= has_currency and bool(written)
+        numbers += bool(written)
+        prices += bool(written) and has_currency
         separator = next((sign for sign in doubtful if sign in text), None)
         if len(written) == 1:
             votes[written[0]] += 1
         elif written and separator:
             doubtful[separator].append(value)
+    is_price = 2 * prices > numbers
     if votes["."] != votes[","]:
         return Decimals("," if votes[","] > votes["."] else ".", "", is_price)
     points, commas = doubtful["."], doubtful[","]
-    sign = "," if is_price and len(points) > len(commas) else "."
+    sign = "," if prices and len(points) > len(commas) else "."
     return Decimals(sign, next(iter(points or commas), ""), is_price)
 
 
@@ -280,7 +284,9 @@ def parse_numbers(values: Iterable[str], decimal: str) -> dict[str, float]:
         text, _ = _without_currency(value)
         if written := _readings(text):
             sign = decimal if decimal in written else written[0]
-            found[value] = float(text.replace("," if sign == "." else ".", "").replace(sign, "."))
+            number = float(text.replace("," if sign == "." else ".", "").replace(sign, "."))
+            if math.isfinite(number):
+                found[value] = number
     return found
 
 
@@ -291,16 +297,17 @@ def _readings(text: str) -> list[str]:
 
 def _without_currency(value: str) -> tuple[str, bool]:
     """A text without spaces and apostrophes, and without a currency at its ends, in lower case; and whether there was
-    one.
+    one: a sign, or a code with a space or decimals beside it, for RM100 may be a shelf as well as ringgit.
     """
     if not _DIGIT.search(value):
         return "", False
     text = unicodedata.normalize("NFC", value.lower())
     if not text.isascii():
         text = "".join("$" if unicodedata.category(sign) == "Sc" else sign for sign in text)
+    has_space = _CODE_AND_SPACE.search(text) is not None
     text = re.sub(r"[\s'’]", "", text)
     bare = _CURRENCY.sub(lambda found: found[1] or "", text)
-    return bare, bare != text
+    return bare, bare != text and (has_space or not set("$.,").isdisjoint(text))
 
 
 def _bands(column: str, filled: np.ndarray, numbers: Mapping[str, float], decimals: Decimals, table: str) -> Attribute:

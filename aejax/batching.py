@@ -268,7 +268,7 @@ def _weighted_sum(
     def add(step: jax.Array, total: jax.Array) -> jax.Array:
         for within in range(CELLS_PER_STEP):
             cell = first + step * CELLS_PER_STEP + within
-            total = total + jnp.where(cell < end, weights[cell], 0.0) * matrix[items[cell]]
+            total = total + jnp.where(cell < end, weights[cell] * matrix[items[cell]], 0.0)
         return total
 
     steps = (end - first + CELLS_PER_STEP - 1) // CELLS_PER_STEP

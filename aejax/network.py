@@ -86,7 +86,8 @@ def _add_bias(rows: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
 
 
 def _add_bias_gradient(_: None, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return gradient, jnp.ones(gradient.shape[0], gradient.dtype) @ gradient
+    ones = jnp.ones(gradient.shape[0], gradient.dtype)
+    return gradient, jnp.matmul(ones, gradient, precision="highest")
 
 
 add_bias.defvjp(_add_bias, _add_bias_gradient)

@@ -1,8 +1,9 @@
 """Products of matrices in the precision that a training asks for.
 
-`bfloat16`: both factors are rounded to bfloat16 (8 bits of mantissa) and their products summed in float32, forwards and
-in both gradients, on every device; parameters, moments, losses and all that is no product stay float32. Quicker where a
-device multiplies bfloat16 natively: GPUs, TPUs, CPUs with AVX-512 BF16 or AMX.
+`bfloat16`: both factors of a dense product of layers are rounded to bfloat16 (8 bits of mantissa) and their products
+summed in float32, forwards and in both gradients, on every device; parameters, moments, losses, and the rows of a
+layer that a CPU adds up one by one (`batching.product`) stay float32. It is meant for devices that multiply bfloat16
+natively: GPUs, TPUs, CPUs with AVX-512 BF16 or AMX; others take longer with it.
 """
 
 from __future__ import annotations

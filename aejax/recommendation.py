@@ -133,7 +133,7 @@ def recommend(
     repeat: str = "exclude",
     new_places: int = 0,
     segments: Features | None = None,
-    for_unknown: Callable[[Interactions], Model] | None = None,
+    for_unknown: Callable[[Interactions], Model | None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """The best products for each customer, from what is known of them, a chunk of customers at a time.
 
@@ -153,8 +153,8 @@ def recommend(
       new_places: of the K places of a customer with usable history so many are for new products (`Known.new`), the best
         of them by the model; they stand in the list by their score, and their `basis` is `attributes`.
       segments: attributes of these customers, `[n, F]`, features as those of `known`; None: none are known.
-      for_unknown: fits a model that scores customers by their attributes to what is bought; called only where one of
-        the customers has no usable history.
+      for_unknown: fits a model that scores customers by their attributes to what is bought, or None where it cannot;
+        called only where one of the customers has no usable history.
 
     Yields:
       Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
@@ -175,7 +175,9 @@ def recommend(
     place = np.where((place >= 0) & has_history[place], place, -1)
     of_segment, by_segment = np.zeros(len(customers), dtype=bool), None
     if for_unknown is not None and segments is not None and lines.user_features is not None and (place < 0).any():
-        by_segment, of_segment = for_unknown(bought), place < 0
+        by_segment = for_unknown(bought)
+    if segments is not None and by_segment is not None:
+        of_segment = place < 0
         of_segment[unknown_customers(by_segment, _who_bought_nothing(lines, segments))] = False
     title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
     size = batching.scoring_chunk(count)

@@ -255,3 +255,26 @@ def test_features_follow_their_products_and_customers(tiny_lines):
     histories = histories_of(lines, some_users)
     assert histories.take(1, 3).lines.user_features.matrix.toarray().ravel().tolist() == [21, 42]
     assert histories.take(1, 3).lines.item_features is items
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([f"RM{number}" for number in range(100, 140)], "none"),
+        ([f"AB{number}" for number in range(100, 140)], "none"),
+        ([*(str(number) for number in range(100, 139)), "5 €"], "none"),  # one cell makes no column of prices
+        ([f"RM {number}" for number in range(100, 140)], "number"),
+        ([f"{number} €" for number in range(100, 140)], "number"),
+        ([f"RM{number}.50" for number in range(100, 140)], "number"),
+    ],
+    ids=["codes that a currency has", "codes", "one price", "a code apart", "signs", "decimals"],
+)
+def test_what_differs_in_every_row_is_an_id_unless_it_is_a_price(cells, kind):
+    table = pd.DataFrame({"sku": [f"p{row}" for row in range(len(cells))], "shelf": cells})
+    (found,) = recognise({"products": table}, {})["products"]
+    assert found.kind == kind
+    assert found.is_warning == (kind == "none")
+
+
+def test_a_number_that_no_float_holds_is_no_number():
+    assert parse_numbers(["9" * 400, "12"], ".") == {"12": 12.0}

@@ -13,6 +13,7 @@ import pytest
 
 from aejax import experiment, recommendation
 from aejax.experiment import fitting
+from aejax.models import popularity_segment
 from tests.shops import run, write_shop
 
 SMALL = ["--set", "hidden=8", "latent_dim=4", "batch_size=16"]
@@ -74,7 +75,7 @@ def test_who_stops_reading_the_output_gets_no_traceback():
     assert command.returncode == 1
 
 
-def test_a_customer_without_orders_gets_what_their_like_buy(shop, tmp_path, capsys):
+def test_a_customer_without_orders_gets_what_their_like_buy(shop, tmp_path, capsys, monkeypatch):
     """Customers of even and of odd numbers keep to one half of the products each; 040 is even, 041 says nothing."""
     folder = tmp_path / "shop"
     shutil.copytree(shop, folder)
@@ -91,6 +92,15 @@ def test_a_customer_without_orders_gets_what_their_like_buy(shop, tmp_path, caps
     even = rows[rows["customer_id"] == "040"]
     assert set(even["basis"]) == {"customer-attributes"} and (even["sku"].astype(int) < 8).all()
     assert set(rows.loc[rows["customer_id"] == "041", "basis"]) == {"popular"}
+    # More attributes than can be solved for take nothing from the customers with orders, and are not passed over.
+    monkeypatch.setattr(popularity_segment, "MOST_ROWS", 1)
+    assert run("recommend", tmp_path / "run", "--top", 3, "--out", tmp_path / "r.csv") == 0
+    assert "Note: customers without orders get the most popular products: 2 features of" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    few = pd.read_csv(tmp_path / "r.csv", dtype={"customer_id": str, "sku": str})
+    assert set(few.loc[few["customer_id"] == "040", "basis"]) == {"popular"}
+    pd.testing.assert_frame_equal(few[few["customer_id"] < "040"], rows[rows["customer_id"] < "040"])
 
 
 def test_every_customer_gets_ten_products_not_bought_before(fitted, shop, tmp_path):

@@ -174,6 +174,6 @@ def test_a_feature_that_no_buyer_has_says_nothing():
 
 def test_too_many_features_of_too_many_customers_are_refused_with_their_numbers(monkeypatch):
     monkeypatch.setattr(popularity_segment, "MOST_ROWS", 3)
-    with pytest.raises(ResourceError, match=r"4 features of 5 customers x 2 products are too many.*--customers"):
+    with pytest.raises(ResourceError, match=r"4 features of 5 customers x 2 products are too many.*--attributes"):
         fit(lines_of(np.ones((5, 2)), np.eye(5, 4) + np.eye(5, 4, -1)), SegmentSettings())
     fit(lines_of(np.ones((5, 2)), np.eye(5, 3) + np.eye(5, 3, -2)), SegmentSettings())

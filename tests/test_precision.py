@@ -62,15 +62,18 @@ NETWORKS = {
 def test_a_network_trained_in_bfloat16_is_nearly_the_one_trained_in_float32(tiny_lines, name):
     parts = split(tiny_lines, protocol="last-order")
 
-    def trained(precision):
-        given = {**NETWORKS[name], "epochs": 3, "batch_size": 16, "precision": precision}
-        return experiment.fit_model(name, registry.make_settings(name, given), parts, seed=0).model
+    def trained(precision, **given):
+        given = {**NETWORKS[name], "epochs": 3, "batch_size": 16, "precision": precision, **given}
+        model = experiment.fit_model(name, registry.make_settings(name, given), parts, seed=0).model
+        leaves = jax.tree.leaves(model.state())
+        assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+        return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
-    plain, short = (jax.tree.leaves(trained(precision).state()) for precision in ("float32", "bfloat16"))
-    assert all(leaf.dtype == other.dtype == jnp.float32 for leaf, other in zip(plain, short, strict=True))
-    assert any((np.asarray(leaf) != np.asarray(other)).any() for leaf, other in zip(plain, short, strict=True))
-    for leaf, other in zip(plain, short, strict=True):
-        np.testing.assert_allclose(leaf, other, atol=0.05)
+    start = trained("float32", epochs=1, learning_rate=1e-30)
+    plain, short = trained("float32") - start, trained("bfloat16") - start
+    assert (plain != short).any()
+    # Adam's steps have the size of the learning rate, whatever that of a gradient: directions are what can differ.
+    assert plain @ short > 0.97 * np.linalg.norm(plain) * np.linalg.norm(short)
 
 
 def test_an_unknown_precision_and_a_model_without_products_to_shorten():

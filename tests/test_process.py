@@ -6,7 +6,7 @@ import sys
 import platformdirs
 import pytest
 
-from aejax import cli
+from aejax import __main__, cli
 from aejax.cli import process
 
 
@@ -67,10 +67,27 @@ def test_a_process_goes_on_where_it_is_given_huge_pages_anyway_or_never(fresh, m
     assert "GLIBC_TUNABLES" not in os.environ
 
 
-def test_only_a_process_of_its_own_starts_again(fresh, monkeypatch):
-    monkeypatch.setattr(process, "start_with_huge_pages", lambda: pytest.fail("the caller's process started again"))
-    with pytest.raises(SystemExit):
-        cli.main(["fit", "--help"])
-    monkeypatch.setattr(sys, "argv", ["aejax", "--help"])
+@pytest.mark.parametrize(("command", "told"), [("fit", ["kept", "pages"]), ("check", []), (None, [])])
+def test_the_commands_that_compute_are_told_before_they_run(fresh, monkeypatch, command, told):
+    events = []
+    monkeypatch.setattr(process, "keep_compiled", lambda: events.append("kept"))
+    monkeypatch.setattr(process, "start_with_huge_pages", lambda: events.append("pages"))
+    monkeypatch.setattr(cli, "main", lambda: events.append("command"))
+    monkeypatch.setattr(sys, "argv", ["aejax"] if command is None else ["aejax", command, "data"])
+    __main__.main()
+    assert events == [*told, "command"]
+
+
+def test_who_calls_the_command_line_is_not_started_again(fresh, monkeypatch):
+    monkeypatch.setattr(os, "execv", lambda *words: pytest.fail("the caller's process started again"))
+    monkeypatch.setattr(sys, "argv", ["aejax", "fit", "--help"])
     with pytest.raises(SystemExit):
         cli.main()
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
+def test_a_process_that_cannot_start_again_goes_on(fresh, monkeypatch, tmp_path):
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    monkeypatch.setattr(process, "HUGE_PAGES_FILE", tmp_path / "enabled")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    process.start_with_huge_pages()

@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aejax.cli import process
 from aejax.cli.options import Common, attribute_kinds
 from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics, trial_line
 from aejax.errors import InputError
@@ -142,8 +141,8 @@ def recommend(
       repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
       on: the date as of which customers are scored, such as 2024-05-01 (UTC; 2024-05-01T18:00 is a time of it): what
         happened after it is not looked at; default: the last order's.
-      include_new: share of a list's places that products without a purchase by then get, the best by their
-        attributes; for a run fitted with --new-products.
+      include_new: share of the places that products without a purchase by then get in the list of a customer with
+        orders, the best by their attributes; for a run fitted with --new-products.
     """
     from aejax import experiment
 
@@ -155,7 +154,7 @@ def recommend(
     chosen = None if customers is None else experiment.read_customers(customers)
     known, note = experiment.known_on(loaded, on)
     rows = experiment.write_recommendations(
-        loaded, out, top=top, repeat=repeat, customers=chosen, known=known, include_new=include_new
+        loaded, out, top=top, repeat=repeat, customers=chosen, known=known, include_new=include_new, say=console.print
     )
     count, popular = rows["customers"], rows["popular"]
     console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
@@ -306,8 +305,6 @@ COMMANDS = {
     "compare": compare,
     "tune": tune,
 }
-# These compute.
-COMPUTING = ("fit", "evaluate", "recommend", "similar", "compare", "tune")
 
 
 def _join_set(arguments: Sequence[str]) -> list[str]:
@@ -334,10 +331,7 @@ def _join_set(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with 0, 1 or 2. Without `arguments`, with those of this process, which may start again."""
-    if arguments is None and len(sys.argv) > 1 and sys.argv[1] in COMPUTING:
-        process.keep_compiled()
-        process.start_with_huge_pages()
+    """Run a command, by default that of this process; exits with 0, 1 or 2."""
     try:
         try:
             tyro.extras.subcommand_cli_from_dict(

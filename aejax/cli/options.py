@@ -49,8 +49,8 @@ class Common:
     epochs: int | None = None
     """The most epochs; the same as --set epochs=N."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """Of a network's products of matrices in training; the same as --set precision=...: bfloat16 is quicker where the
-    device multiplies it natively."""
+    """Of a network's products of matrices in training; the same as --set precision=...: bfloat16 is for devices that
+    multiply it natively."""
     device: Literal["cpu", "gpu", "tpu"] | None = None
     """Where to compute; default: the best that JAX finds."""
 

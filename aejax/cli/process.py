@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -35,18 +36,18 @@ def keep_compiled() -> None:
 
 
 def start_with_huge_pages() -> None:
-    """Start this process again with memory in pages of 2 MiB, where Linux gives them to who asks.
+    """Start this process again, from its beginning and with its own words, where Linux gives huge pages to who asks.
 
-    The GNU C library asks for them if its tunable says so when a process starts. Arrays of many MiB are made and walked
-    through in less time: each 4 KiB page of a new one costs a fault, and a full table of pages is searched for each of
-    an old one.
+    The GNU C library asks for memory in pages of 2 MiB if its tunable says so when a process starts. Arrays of many MiB
+    are made and walked through in less time: each 4 KiB page of a new one costs a fault, and a full table of pages is
+    searched for each of an old one.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if "glibc.malloc.hugetlb" in tunables or not _given_to_who_asks():
         return
     os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}" if tunables else HUGE_PAGES
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with contextlib.suppress(OSError):  # then it goes on as it is
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _given_to_who_asks() -> bool:

@@ -11,7 +11,7 @@ how active the customer is, on whether the customer has bought the product befor
 (`aejax.models.blend`). It is kept, with all parts, where it is above the fixed weights on validation, each half of the
 customers with what was learned on the other half. Where validation has more customers than are learned from
 (`aejax.experiment.weighing`), what was learned must win on those and, scored once more, on all of validation; the
-validation score is always that of all.
+validation score is always that of all, and there holds the customers that the gate was learned on too.
 """
 
 from __future__ import annotations

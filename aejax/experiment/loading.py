@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ import pyarrow.parquet as pq
 
 from aejax import attributes, recommendation, registry, runs
 from aejax.config import RunConfig
-from aejax.errors import InputError
+from aejax.errors import InputError, ResourceError
 from aejax.experiment.fitting import evaluate_test, metrics_json
 from aejax.experiment.preparing import Prepared, prepare_dataset, titles
-from aejax.interactions import onto
+from aejax.interactions import Interactions, onto
 from aejax.models import Model
 from aejax.tables import text
+
+
+def _silent(sentence: str) -> None:
+    """Tell no one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +96,11 @@ def recommend(
     customers: Sequence[str] | None = None,
     known: recommendation.Known | None = None,
     include_new: float = 0.0,
+    say: Callable[[str], None] = _silent,
 ) -> Iterator[pd.DataFrame]:
     """Recommendations for the customers given, by default for every customer of any file, from what is known on a day
-    (`known_on`), by default from all orders; see `recommendation`.
+    (`known_on`), by default from all orders; see `recommendation`. `say` is told why customers without orders get no
+    lists by their attributes, where they have too many.
 
     Raises:
       InputError: `include_new` is no share, or the run knows no new products or its model cannot score them.
@@ -117,6 +123,14 @@ def recommend(
     dataset = run.prepared.dataset
     ids = list(dataset.customers["customer_id"]) if customers is None else customers
     segments = registry.family("popularity-segment")
+
+    def fit_segments(bought: Interactions) -> Model | None:
+        try:
+            return segments.fit(bought, segments.settings())
+        except ResourceError as problem:
+            say(f"Note: customers without orders get the most popular products: {problem}.")
+            return None
+
     return recommendation.recommend(
         run.model,
         known_on(run)[0] if known is None else known,
@@ -126,7 +140,7 @@ def recommend(
         repeat=repeat or run.prepared.split_config.repeat,
         new_places=new_places,
         segments=attributes.encode(run.prepared.attributes["customers"], dataset.customers, ids),
-        for_unknown=lambda bought: segments.fit(bought, segments.settings()),
+        for_unknown=fit_segments,
     )
 
 
@@ -139,6 +153,7 @@ def write_recommendations(
     customers: Sequence[str] | None = None,
     known: recommendation.Known | None = None,
     include_new: float = 0.0,
+    say: Callable[[str], None] = _silent,
 ) -> dict[str, int]:
     """Stream recommendations to a .csv or .parquet file, whole or not at all.
 
@@ -149,7 +164,7 @@ def write_recommendations(
     counts = {"rows": 0, "attributes": 0, "customers": 0, **dict.fromkeys(recommendation.BASES, 0)}
     types = dict.fromkeys(recommendation.COLUMNS, pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
     schema = pa.schema(types)
-    frames = recommend(run, top=top, repeat=repeat, customers=customers, known=known, include_new=include_new)
+    frames = recommend(run, top=top, repeat=repeat, customers=customers, known=known, include_new=include_new, say=say)
     with runs.whole_file(out) as partial:
         make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
         with make(partial, schema) as writer:

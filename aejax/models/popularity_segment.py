@@ -39,8 +39,8 @@ RIDGES = (*np.logspace(-4, 4, 25), math.inf)
 ROUNDING = 1e-6
 # Products whose dense columns are made at once.
 BLOCK = 256
-# The most rows of a matrix whose eigenvectors are found: a minute on two cores.
-MOST_ROWS = 8192
+# The most rows of a matrix whose eigenvectors are found: some ten seconds on two cores.
+MOST_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,10 +173,7 @@ def _require_memory(count: int, features: int, items: int) -> None:
     # The matrix, its eigenvectors and what their making takes; those of the features, and products by them; effects.
     needed = 8 * (4 * least**2 + features * least + least * items + 3 * features * BLOCK) + 4 * features * items
     what = f"{features:,} features of {count:,} customers x {items:,} products"
-    remedy = (
-        "fit with --attributes customers.COLUMN=none for columns of customers.csv that have many values, or recommend "
-        "with --customers FILE for customers with orders alone"
-    )
+    remedy = "fit with --attributes customers.COLUMN=none for columns of customers.csv that have many values"
     if least > MOST_ROWS:
         raise ResourceError(f"{what} are too many to solve for what customers of the same attributes buy; {remedy}")
     memory.require(what, needed, remedy)
