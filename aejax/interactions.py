@@ -251,9 +251,18 @@ def net_returns(lines: Interactions) -> Interactions:
     return remaining.take(quantity > 0)
 
 
+def distinct(values: np.ndarray) -> np.ndarray:
+    """The different values of an array, increasing.
+
+    `np.unique` finds them too, but since NumPy 2.3 hashes whole numbers, which takes 70 times as long for a million.
+    """
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
+
+
 def customers_of_products(bought: Interactions) -> np.ndarray:
     """`[I]` how many customers have bought each product; returns are netted already."""
-    return np.bincount(np.unique(bought.pair) % len(bought.items), minlength=len(bought.items))
+    return np.bincount(distinct(bought.pair) % len(bought.items), minlength=len(bought.items))
 
 
 def set_aside_rare(lines: Interactions, min_customers: int) -> Interactions:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from aejax.interactions import Histories, Interactions
+from aejax.interactions import Histories, Interactions, distinct
 from aejax.matrix import history_matrix
 
 # A product's own figures count as much as those of all products once so many purchases speak for it.
@@ -52,8 +52,8 @@ def rhythm_of(train: Interactions) -> Rhythm:
     item = pair[1:][is_again] % count
     mean = gap.mean() if len(gap) else 0.0
     interval = (np.bincount(item, gap, count) + PRIOR * mean) / (np.bincount(item, minlength=count) + PRIOR)
-    buyers = np.bincount(np.unique(pair) % count, minlength=count)
-    twice = np.bincount(np.unique(pair[1:][is_again]) % count, minlength=count)
+    buyers = np.bincount(distinct(pair) % count, minlength=count)
+    twice = np.bincount(distinct(pair[1:][is_again]) % count, minlength=count)
     share = (twice.sum() + 1.0) / (buyers.sum() + 2.0)
     odds = (twice + PRIOR * share) / (buyers - twice + PRIOR * (1.0 - share))
     again = np.log(odds) - np.log(share / (1.0 - share))
@@ -92,7 +92,7 @@ def own_products(histories: Histories, rhythm: Rhythm) -> OwnProducts:
     by_pair = np.lexsort((age, lines.pair))
     _, first = np.unique(lines.pair[by_pair], return_index=True)
     phase = np.log(age[by_pair][first]) - rhythm.interval[orders.indices]
-    own_orders = np.unique(lines.user.astype(np.int64) * (lines.order.max(initial=0) + 1) + lines.order)
+    own_orders = distinct(lines.user.astype(np.int64) * (lines.order.max(initial=0) + 1) + lines.order)
     number = np.bincount(own_orders // (lines.order.max(initial=0) + 1), minlength=len(histories))
     user = np.repeat(np.arange(len(histories)), np.diff(orders.indptr))
     columns = (

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aejax.errors import InputError
-from aejax.interactions import Histories, Interactions, Vocabulary, histories_of, net_returns, reindex, set_aside_rare
+from aejax.interactions import (
+    Histories,
+    Interactions,
+    Vocabulary,
+    distinct,
+    histories_of,
+    net_returns,
+    reindex,
+    set_aside_rare,
+)
 
 USERS, ITEMS = 3, 3
 ids = st.lists(st.text(max_size=6), max_size=20)
@@ -186,3 +195,10 @@ def test_histories_take_equals_the_histories_of_these_users(rows, some, dated, d
     assert content(histories) == expected
     assert content(histories.take(start, stop)) == expected[start:stop]
     assert np.all(np.diff(histories.lines.user) >= 0)
+
+
+@pytest.mark.parametrize("values", [[], [3], [5, 1, 5, 5, 2, 1], [2, 2, 2]], ids=str)
+def test_distinct_values_are_those_of_unique(values):
+    found = distinct(np.array(values, dtype=np.int64))
+    np.testing.assert_array_equal(found, np.unique(np.array(values, dtype=np.int64)))
+    assert found.dtype == np.int64

@@ -8,15 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from aejax import registry, rhythm, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
 from aejax.experiment.fitting import fit_model, open_run
 from aejax.experiment.preparing import Prepared, on_device
 from aejax.experiment.selecting import Factorised, Hooks
-from aejax.interactions import Dataset, Interactions
+from aejax.interactions import Dataset, Interactions, distinct
 from aejax.models import Choice, Family, Range
 
 if TYPE_CHECKING:
@@ -104,7 +102,7 @@ def tune(
 
 def _saying_nothing(train: Interactions, family: Family) -> set[str]:
     """Settings of the family's search that make no difference with these data."""
-    has_repeats = rhythm.is_timed(train) and len(np.unique(train.pair)) < len(train)
+    has_repeats = rhythm.is_timed(train) and len(distinct(train.pair)) < len(train)
     has_attributes = train.item_features is not None or (family.is_network and train.user_features is not None)
     return {
         *(() if has_attributes else family.of_attributes),

@@ -17,10 +17,10 @@ import jax
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, target_rows
+from aejax.batching import Batch, target_rows
 from aejax.errors import InputError
 from aejax.models import Choice, Family, Range
-from aejax.network import Linear, NetworkSettings, fit_and_restore
+from aejax.network import Linear, NetworkSettings, fit_and_restore, linear_of_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,11 @@ class AE(nnx.Module):
 
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of B users -> logits `[B, I]`."""
-        x = densify(batch, self.items)
-        for layer in self.layers[:-1]:
-            x = jax.nn.relu(layer(x))
-        return self.layers[-1](x)
+        first, *rest = self.layers
+        x = linear_of_rows(first, batch)
+        for layer in rest:
+            x = layer(jax.nn.relu(x))
+        return x
 
 
 def _loss(module: AE, batch: Batch, step: jax.Array, key: jax.Array) -> jax.Array:

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from aejax import losses
-from aejax.batching import Batch, densify, target_rows
+from aejax.batching import Batch, target_rows
 from aejax.errors import InputError
 from aejax.matrix import check_counts, check_not_negative
 from aejax.models import Choice, Family, Range
-from aejax.network import Linear, NetworkSettings, fit_and_restore
+from aejax.network import Linear, NetworkSettings, fit_and_restore, linear_of_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +62,13 @@ class VAE(nnx.Module):
         sizes = (latent_dim, *hidden[::-1], items)
         self.decoder = nnx.List([Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
 
-    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Rows `[B, I]` -> z_mean and z_log_var, each `[B, D]`."""
-        for layer in self.encoder:
+    def encode(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """A batch of B users -> z_mean and z_log_var, each `[B, D]`."""
+        if not self.encoder:
+            return linear_of_rows(self.z_mean, batch), linear_of_rows(self.z_log_var, batch)
+        first, *rest = self.encoder
+        x = jax.nn.relu(linear_of_rows(first, batch))
+        for layer in rest:
             x = jax.nn.relu(layer(x))
         return self.z_mean(x), self.z_log_var(x)
 
@@ -76,7 +80,7 @@ class VAE(nnx.Module):
 
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of B users -> logits `[B, I]` at z = z_mean."""
-        return self.decode(self.encode(densify(batch, self.items))[0])
+        return self.decode(self.encode(batch)[0])
 
 
 def reparameterise(mean: jax.Array, log_var: jax.Array, *, latent_key: jax.Array) -> jax.Array:
@@ -89,7 +93,7 @@ def _loss(
 ) -> jax.Array:
     """Negative evidence lower bound of each user, `[B]`."""
     del step
-    mean, log_var = module.encode(densify(batch, module.items))
+    mean, log_var = module.encode(batch)
     targets, weight = target_rows(batch, module.items)
     logits = module.decode(reparameterise(mean, log_var, latent_key=key))
     if likelihood == "bernoulli":
