@@ -122,7 +122,7 @@ def test_kernels_and_scores_are_those_of_the_dense_twin(name):
 
 
 def loss_of(graphdef: nnx.GraphDef, params: dict[str, Any]) -> jax.Array:
-    settings = {"dropout": 0.3, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 10}
+    settings = {"dropout": 0.3, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 10, "noise": 1.0}
     module = nnx.merge(graphdef, params).of_training(KNOWN, jnp.asarray(BOUGHT))
     return multvae._loss(module, BATCH, jnp.asarray(5), jax.random.key(1), **settings).mean()
 
@@ -141,7 +141,7 @@ def test_gradients_are_those_of_the_loss_and_of_the_dense_twin(name, share, monk
         bias = jnp.where(jnp.asarray(BOUGHT), summed["decoder"][1]["bias"], attributed.NEVER)
         last = {**summed["decoder"][1], "bias": bias}
         module = nnx.merge(plain, {**summed, "decoder": {**summed["decoder"], 1: last}})
-        settings = {"dropout": 0.3, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 10}
+        settings = {"dropout": 0.3, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 10, "noise": 1.0}
         return multvae._loss(module, BATCH, jnp.asarray(5), jax.random.key(1), **settings).mean()
 
     found = jax.jit(jax.grad(loss))(params)

@@ -469,7 +469,8 @@ ROWS = np.array([[1, 0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0, 0]], dtype=np.float64
 
 
 def multvae_loss(network: Any, step: int, **changes: Any) -> np.ndarray:
-    arguments: dict[str, Any] = {"dropout": 0.0, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 1000} | changes
+    arguments: dict[str, Any] = {"dropout": 0.0, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 1000}
+    arguments |= {"noise": 1.0} | changes
     loss = jax.jit(functools.partial(multvae._loss, module_of(network), BATCH, **arguments))
     return np.asarray(loss(jnp.asarray(step), jax.random.key(5)))
 
@@ -482,21 +483,22 @@ def test_beta_grows_by_updates_to_its_cap_and_weighs_the_summed_kl():
     kl = 0.5 * (mean**2 + np.exp(log_var) - 1 - log_var).sum(axis=1)
     steps, betas = (0, 1, 50, 199, 200, 201, 10**6), [0.0, 0.001, 0.05, 0.199, 0.2, 0.2, 0.2]
     module = module_of(network)
-    settings = {"dropout": 0.0, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 1000}
+    settings = {"dropout": 0.0, "penalty": 0.0, "anneal_cap": 0.2, "anneal_steps": 1000, "noise": 1.0}
     loss = jax.jit(lambda step: multvae._loss(module, BATCH, step, jax.random.key(5), **settings))
     losses = np.array([loss(step) for step in steps])
     np.testing.assert_allclose(losses - losses[0], np.outer(betas, kl), rtol=1e-3, atol=1e-5)
 
 
-def test_multvae_samples_its_code_in_training_by_the_key_of_the_step():
+@pytest.mark.parametrize("noise", [1.0, 0.2])
+def test_multvae_samples_its_code_in_training_by_the_key_of_the_step(noise):
     network = untrained("multvae", {"hidden": (6,), "latent_dim": 3}, 7)
     module = module_of(network)
-    settings = {"dropout": 0.0, "penalty": 0.0, "anneal_cap": 0.0, "anneal_steps": 1}
+    settings = {"dropout": 0.0, "penalty": 0.0, "anneal_cap": 0.0, "anneal_steps": 1, "noise": noise}
     keys = jax.random.split(jax.random.key(0), 20_000)
     sampled = jax.jit(jax.vmap(lambda key: multvae._loss(module, BATCH, 0, key, **settings)))(keys)
     h = np.tanh(dense(layers(network.state()["encoder"])[0], ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)))
     mean, log_var = np.split(dense(layers(network.state()["encoder"])[1], h), 2, axis=1)
-    z = mean + np.exp(log_var / 2) * np.random.default_rng(0).normal(size=(20_000, 2, 3))
+    z = mean + noise * np.exp(log_var / 2) * np.random.default_rng(0).normal(size=(20_000, 2, 3))
     first, last = layers(network.state()["decoder"])
     logits = dense(last, np.tanh(dense(first, z)))
     expected = (ROWS * (np.log(np.exp(logits).sum(axis=2, keepdims=True)) - logits)).sum(axis=2)

@@ -209,6 +209,7 @@ def batch_of(targets: np.ndarray | None, weights: np.ndarray | None, users: int 
     return batching.gather_rows(rows, jnp.arange(users), length, QUANTITIES.shape[1])
 
 
+MULTAE = {"dropout": 0.0, "penalty": 0.1, "noise": 1.0}
 LOSSES = {
     "ae": lambda module, batch: ae._loss(module, batch, jnp.asarray(0), jax.random.key(3)),
     "autorec": lambda module, batch: autorec._loss(
@@ -219,10 +220,10 @@ LOSSES = {
         module, batch, jnp.asarray(0), jax.random.key(3), likelihood="bernoulli", kl_weight=0.5
     ),
     "multdae": lambda module, batch: multvae._loss(
-        module, batch, jnp.asarray(0), jax.random.key(3), dropout=0.0, penalty=0.1, anneal_cap=0.0, anneal_steps=1
+        module, batch, jnp.asarray(0), jax.random.key(3), **MULTAE, anneal_cap=0.0, anneal_steps=1
     ),
     "multvae": lambda module, batch: multvae._loss(
-        module, batch, jnp.asarray(9), jax.random.key(3), dropout=0.0, penalty=0.1, anneal_cap=0.5, anneal_steps=10
+        module, batch, jnp.asarray(9), jax.random.key(3), **MULTAE, anneal_cap=0.5, anneal_steps=10
     ),
     "recvae": lambda module, batch: recvae._decoder_loss(
         module, module, batch, jnp.asarray(0), jax.random.key(3), noise=1.0

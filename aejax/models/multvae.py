@@ -19,6 +19,7 @@ Where we differ, and why:
 * the last, smaller batch of an epoch is trained like the others, its mean taken over the users it has.
 * `anneal_steps` defaults to None, which means: see `annealing_length`. The paper's 200,000 updates are those of
   hundreds of thousands of users; on a shop of a few thousand they never arrive, and beta would stay near 0.
+* `noise` scales the deviation with which z is drawn; 1 is the paper's. RecBole draws with .01.
 * with `attributes` the first and the last layer know those of products and customers: see `aejax.attributed`. The
   weight decay is that of the kernels in use, a product's own and its features' together.
 """
@@ -71,15 +72,17 @@ class MultVAESettings(MultDAESettings):
     Attributes:
       anneal_cap: largest weight of the KL term.
       anneal_steps: updates over which the weight would grow from 0 to 1; None: see `annealing_length`.
+      noise: deviation of the draw of z, in those of the posterior.
     """
 
     weight_decay: float = 0.0
     anneal_cap: float = 0.2
     anneal_steps: int | None = None
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_negative(self, "anneal_cap")
+        check_not_negative(self, "anneal_cap", "noise")
         check_counts(self, "anneal_steps")
 
 
@@ -162,6 +165,7 @@ def _loss(
     penalty: float,
     anneal_cap: float,
     anneal_steps: int,
+    noise: float,
 ) -> jax.Array:
     """Negative log-likelihood of each user plus its share of the regularisation, `[B]`."""
     dropout_key, latent_key = jax.random.split(key)
@@ -171,7 +175,7 @@ def _loss(
     if module.variational:
         beta = jnp.minimum(anneal_cap, step / anneal_steps)
         loss = beta * losses.kl_to_standard_normal(z, log_var)
-        z = z + jnp.exp(0.5 * log_var) * jax.random.normal(latent_key, z.shape)
+        z = z + noise * jnp.exp(0.5 * log_var) * jax.random.normal(latent_key, z.shape)
     if penalty:
         loss = loss + penalty * sum(jnp.square(kernel).sum() for kernel in module.kernels())
     return losses.multinomial_nll(module.decode(z), targets) + loss
@@ -187,9 +191,9 @@ def _build(settings: MultDAESettings) -> partial[MultAE]:
 
 
 def _loss_of(settings: MultDAESettings, users: int) -> partial[jax.Array]:
-    anneal_cap, anneal_steps = 0.0, 1
+    anneal_cap, anneal_steps, noise = 0.0, 1, 0.0
     if isinstance(settings, MultVAESettings):
-        anneal_cap = settings.anneal_cap
+        anneal_cap, noise = settings.anneal_cap, settings.noise
         anneal_steps = settings.anneal_steps or annealing_length(-(-users // settings.batch_size))
     return partial(
         _loss,
@@ -197,6 +201,7 @@ def _loss_of(settings: MultDAESettings, users: int) -> partial[jax.Array]:
         penalty=settings.weight_decay / settings.batch_size,
         anneal_cap=anneal_cap,
         anneal_steps=anneal_steps,
+        noise=noise,
     )
 
 
