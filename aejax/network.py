@@ -22,7 +22,7 @@ from flax import nnx
 from aejax import batching, devices, memory
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
-from aejax.matrix import TargetSettings, check_counts, check_positive, check_values, user_item_matrix
+from aejax.matrix import TargetSettings, check_counts, check_positive, check_shares, check_values, user_item_matrix
 from aejax.precision import PRECISIONS, matmul, products_in
 from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase
 
@@ -36,6 +36,8 @@ class TrainingSettings:
       learning_rate: of Adam.
       epochs: the most epochs.
       patience: epochs without a better validation NDCG@100 before training stops.
+      averaging: what is validated and kept is the mean of the parameters over the epochs, in which each weighs this
+        times what the next one does; 0: those of the epoch itself. It lets a larger learning rate end as well.
       precision: of the products of matrices in training, `float32` or `bfloat16`; see `aejax.precision`. What is
         fitted is scored in float32.
     """
@@ -44,11 +46,13 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     epochs: int = 200
     patience: int = 20
+    averaging: float = 0.0
     precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_counts(self, "batch_size", "epochs", "patience")
         check_positive(self, "learning_rate")
+        check_shares(self, "averaging")
         if self.precision not in PRECISIONS:
             raise InputError(f'precision is "{self.precision}"; {nearest(self.precision, PRECISIONS)}')
 
@@ -307,13 +311,14 @@ def train_network(
     phases = [merged(phase) for phase in (single_phase(loss) if callable(loss) else loss)]
     progress = run_epochs(
         make_epoch(examples, batch_size=batch_size, phases=phases, optimizer=optimizer),
-        resume(init_progress(init_state(params, optimizer, [phase.part for phase in phases]))),
+        resume(init_progress(init_state(params, optimizer, [phase.part for phase in phases]), settings.averaging)),
         key=train_key,
         epochs=settings.epochs,
         patience=settings.patience,
         remedy=f"learning_rate is {settings.learning_rate:g}; try --set learning_rate={_lower(settings.learning_rate)}",
         validate=None if validate is None else lambda params: validate(network(graphdef, params)),
         on_epoch=on_epoch,
+        averaging=settings.averaging,
     )
     return network(graphdef, progress.best_params), progress
 

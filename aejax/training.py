@@ -72,6 +72,7 @@ class Progress(Generic[Params]):
       best_score: validation score of the best epoch, `-inf` before the first.
       best_epoch: that epoch, counted from 1; the latest one where nothing is validated.
       epoch: epochs done.
+      averaged: the mean of the parameters over the epochs, see `averaged`; None where they are not averaged.
     """
 
     state: TrainState[Params]
@@ -79,6 +80,7 @@ class Progress(Generic[Params]):
     best_score: float
     best_epoch: int
     epoch: int
+    averaged: Params | None = None
 
 
 def init_state(
@@ -90,10 +92,22 @@ def init_state(
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32))  # pyright: ignore[reportArgumentType]
 
 
-def init_progress(state: TrainState[Params]) -> Progress[Params]:
+def init_progress(state: TrainState[Params], averaging: float = 0.0) -> Progress[Params]:
     """The progress before the first epoch."""
-    # A copy: the state is donated to the first epoch, and the best parameters must survive it.
-    return Progress(state, jax.tree.map(jnp.copy, state.params), -math.inf, 0, 0)
+    # Copies: the state is donated to the first epoch, and the best parameters must survive it.
+    mean = jax.tree.map(jnp.copy, state.params) if averaging else None
+    return Progress(state, jax.tree.map(jnp.copy, state.params), -math.inf, 0, 0, mean)
+
+
+@jax.jit
+def averaged(mean: Params, params: Params, epoch: int, averaging: float) -> Params:
+    """The mean of the parameters over the epochs so far, of which each weighs `averaging` times what the next one does.
+
+    Polyak and Juditsky (1992) average the updates of a training whose steps stay long; here it is the ends of epochs, and
+    early ones are forgotten. Of the first epochs, which are few, all weigh alike, so that the start has no weight.
+    """
+    kept = jnp.minimum(averaging, (epoch - 1) / epoch)
+    return jax.tree.map(lambda old, new: kept * old + (1.0 - kept) * new, mean, params)
 
 
 def train_step(
@@ -210,6 +224,7 @@ def run_epochs(
     remedy: str,
     validate: Callable[[Params], float] | None,
     on_epoch: Callable[[Progress[Params], dict[str, float]], None],
+    averaging: float = 0.0,
 ) -> Progress[Params]:
     """Train until `epochs` are done, or until `patience` epochs in a row brought no better validation score.
 
@@ -225,6 +240,8 @@ def run_epochs(
       remedy: what the message says when training diverges.
       validate: parameters to a score, higher is better; None: no early stopping, the last parameters are the best.
       on_epoch: told the progress and a record of plain numbers after every epoch.
+      averaging: what is validated and kept is the mean of the parameters over the epochs, see `averaged`; 0: those of
+        the epoch itself.
 
     Raises:
       InputError: the loss is not finite, or a validation score is NaN.
@@ -236,15 +253,16 @@ def run_epochs(
         if not math.isfinite(loss):
             raise _diverged(number, "loss", loss, remedy)
         record = {"epoch": number, "loss": loss}
+        mean = averaged(progress.averaged, state.params, number, averaging) if averaging else None
+        params = mean if averaging else state.params
         score = math.inf
         if validate is not None:
-            score = record["validation"] = validate(state.params)
+            score = record["validation"] = validate(params)
             if math.isnan(score):
                 raise _diverged(number, "validation score", score, remedy)
         if validate is None or score > progress.best_score:
-            best_params = jax.tree.map(jnp.copy, state.params)
-            progress = Progress(state, best_params, score, number, number)
+            progress = Progress(state, jax.tree.map(jnp.copy, params), score, number, number, mean)
         else:
-            progress = dataclasses.replace(progress, state=state, epoch=number)
+            progress = dataclasses.replace(progress, state=state, epoch=number, averaged=mean)
         on_epoch(progress, record)
     return progress

@@ -89,7 +89,7 @@ def train(epoch: Any, *, seed: int = 0, start: Any = None, stored: list | None =
         "validate": None,
         "on_epoch": on_epoch,
     }
-    start = init_progress(fresh(optimizer)) if start is None else start
+    start = init_progress(fresh(optimizer), changes.get("averaging", 0.0)) if start is None else start
     return run_epochs(epoch, start, **(arguments | changes))
 
 
@@ -349,6 +349,27 @@ def test_validation_sees_the_parameters_of_its_epoch(epoch):
     np.testing.assert_array_equal(seen, [progress.state.params["point"] for progress, _ in stored])
 
 
+def test_what_is_validated_and_kept_is_the_mean_over_epochs_and_training_goes_on_from_the_last(epoch):
+    plain: list = []
+    train(epoch, stored=plain)
+    seen: list = []
+
+    def validate(params: dict[str, jax.Array]) -> float:
+        seen.append(np.asarray(params["point"]).copy())
+        return [0.1, 0.2, 0.3, 0.9, 0.5, 0.6][len(seen) - 1]
+
+    stored: list = []
+    progress = train(epoch, stored=stored, validate=validate, averaging=0.7)
+    ends = [progress.state.params["point"] for progress, _ in plain]
+    np.testing.assert_array_equal([progress.state.params["point"] for progress, _ in stored], ends)
+    for last, mean in enumerate(seen):
+        # The first three weigh alike: (e - 1) / e is below .7 until the fourth, from which on each new one weighs .3.
+        weight = [1 / 3 if number < 3 else 0.3 / 0.7 ** (number - 2) for number in range(last + 1)]
+        np.testing.assert_allclose(mean, np.average(ends[: last + 1], axis=0, weights=weight), rtol=1e-5)
+    assert progress.best_epoch == 4
+    np.testing.assert_array_equal(progress.best_params["point"], seen[3])
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_names_epoch_and_remedy(matrix, value):
     optimizer = optax.adam(0.5)
@@ -404,14 +425,15 @@ def test_epochs_draw_different_noise(matrix):
 
 @pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("validated", [False, True], ids=["unvalidated", "validated"])
-def test_going_on_from_any_epoch_ends_in_the_bits_of_the_undisturbed(epoch, validated, on_device):
+@pytest.mark.parametrize("averaging", [0.0, 0.3])
+def test_going_on_from_any_epoch_ends_in_the_bits_of_the_undisturbed(epoch, averaging, validated, on_device):
     def score(params: dict[str, jax.Array]) -> float:
         # Rises and falls, so that the best epoch lies before, at and after the interruption.
         return -abs(float(params["point"][3]) - 2.65)
 
-    validate = score if validated else None
+    train_on = partial(train, epoch, validate=score if validated else None, averaging=averaging)
     stored: list = []
-    undisturbed = train(epoch, stored=stored, validate=validate)
+    undisturbed = train_on(stored=stored)
     if validated:
         assert 1 < undisturbed.best_epoch < 6
     for progress, _ in stored:
@@ -419,7 +441,7 @@ def test_going_on_from_any_epoch_ends_in_the_bits_of_the_undisturbed(epoch, vali
             dataclasses.replace(progress, state=jax.tree.map(jnp.asarray, progress.state)) if on_device else progress
         )
         rest: list = []
-        resumed = train(epoch, start=start, stored=rest, validate=validate)
+        resumed = train_on(start=start, stored=rest)
         assert_same_bits(resumed, undisturbed)
         assert [record for _, record in rest] == [record for _, record in stored[progress.epoch :]]
 
