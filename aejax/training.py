@@ -103,8 +103,8 @@ def init_progress(state: TrainState[Params], averaging: float = 0.0) -> Progress
 def averaged(mean: Params, params: Params, epoch: int, averaging: float) -> Params:
     """The mean of the parameters over the epochs so far, of which each weighs `averaging` times what the next one does.
 
-    Polyak and Juditsky (1992) average the updates of a training whose steps stay long; here it is the ends of epochs, and
-    early ones are forgotten. Of the first epochs, which are few, all weigh alike, so that the start has no weight.
+    Polyak and Juditsky (1992) average the updates of a training whose steps stay long; here it is the ends of epochs,
+    and early ones are forgotten. Of the first epochs, which are few, all weigh alike, so that the start has no weight.
     """
     kept = jnp.minimum(averaging, (epoch - 1) / epoch)
     return jax.tree.map(lambda old, new: kept * old + (1.0 - kept) * new, mean, params)
