@@ -190,9 +190,13 @@ def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) ->
         return Attribute(column, "none", "it is empty")
     if len(counts) == 1 and len(filled) == len(cells):
         return Attribute(column, "none", "it is the same in every row")
-    decimals = decimals_of(counts)
-    numbers = parse_numbers(counts, decimals.sign)
-    kind = given or _kind(column, counts, numbers, len(filled), is_price=decimals.is_price)
+    kind = given
+    if given in (None, "number"):
+        decimals = decimals_of(counts)
+        numbers = parse_numbers(counts, decimals.sign)
+        kind = given or _kind(column, counts, numbers, len(filled), is_price=decimals.is_price)
+        if kind == "number":
+            return _bands(column, filled, numbers, decimals, table)
     if kind == "id":
         return Attribute(
             column,
@@ -200,8 +204,6 @@ def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) ->
             f"it differs in nearly every row, as an id does; --attributes {column}=category (or text, number) uses it",
             is_warning=True,
         )
-    if kind == "number":
-        return _bands(column, filled, numbers, decimals, table)
     if kind == "text":
         return _words(column, counts, len(filled))
     shared = tuple(sorted(value for value, rows in counts.items() if rows > 1))

@@ -240,7 +240,7 @@ def run_epochs(
       remedy: what the message says when training diverges.
       validate: parameters to a score, higher is better; None: no early stopping, the last parameters are the best.
       on_epoch: told the progress and a record of plain numbers after every epoch.
-      averaging: what is validated and kept is the mean of the parameters over the epochs, see `averaged`; 0: those of
+      averaging: of a progress that began with it: see `averaged`, whose mean is validated and kept; 0: those of
         the epoch itself.
 
     Raises:
@@ -253,8 +253,10 @@ def run_epochs(
         if not math.isfinite(loss):
             raise _diverged(number, "loss", loss, remedy)
         record = {"epoch": number, "loss": loss}
-        mean = averaged(progress.averaged, state.params, number, averaging) if averaging else None
-        params = mean if averaging else state.params
+        mean = progress.averaged
+        if mean is not None:
+            mean = averaged(mean, state.params, number, averaging)
+        params = state.params if mean is None else mean
         score = math.inf
         if validate is not None:
             score = record["validation"] = validate(params)

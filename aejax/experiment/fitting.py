@@ -214,6 +214,7 @@ def open_run(
         assert dataset is not None
         prepared = prepare_dataset(dataset, config.data, config.split)
         config = resolved(config, prepared, settings)
+    _ = prepared.split  # what cannot be split replaces nothing
     with runs.whole_folder(run, overwrite=overwrite, resume=resume) as unfinished:
         if not resume:
             begin_run(unfinished, config, prepared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -26,7 +27,6 @@ class Prepared:
     Attributes:
       dataset: what was read.
       interactions: its lines without rare products.
-      split: the parts.
       split_config: with the protocol resolved.
       data_config: with `min_customers` and `attributes` resolved.
       attributes: how each column of products and customers is used.
@@ -34,21 +34,41 @@ class Prepared:
 
     dataset: Dataset
     interactions: Interactions
-    split: Split
     split_config: SplitConfig
     data_config: DataConfig
     attributes: Mapping[str, Sequence[Attribute]]
 
+    @cached_property
+    def split(self) -> Split:
+        """The parts; recommendations, which are made of all lines, do without them.
+
+        Raises:
+          InputError: the data cannot carry what is asked.
+        """
+        config = self.split_config
+        parts = split(
+            self.interactions,
+            protocol=str(config.protocol),
+            seed=config.seed,
+            test_share=config.test_share,
+            cut=config.cut,
+            repeat=config.repeat,
+        )
+        if self.dataset.format != "shop" and config.protocol not in ("predefined", "cold-items"):
+            # Each pair stands once, so nothing can be bought again: the first purchases are the one task there is.
+            parts = dataclasses.replace(parts, tasks={})
+        return parts
+
 
 def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
-    """Read a folder and split it. Raises `InputError` where the data cannot carry what is asked."""
+    """Read a folder to split it. Raises `InputError` where the data are not what they should be."""
     from aejax import datasets  # a run can do without what checks tables, which takes long to import
 
     return prepare_dataset(datasets.read(Path(data.path), min_rating=data.min_rating), data, split_config)
 
 
 def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfig) -> Prepared:
-    """Set rare products aside and split: a pure function of a data set and its configs."""
+    """Set rare products aside: a pure function of a data set and its configs. Who asks for the parts has it split."""
     default = 10 if dataset.format == "shop" else 1
     found = recognise(dataset, data.attributes)
     data = dataclasses.replace(
@@ -72,18 +92,7 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
             f"--repeat include needs orders, and the {dataset.format} format holds each pair once; use --split "
             "predefined, or leave it out"
         )
-    parts = split(
-        lines,
-        protocol=str(split_config.protocol),
-        seed=split_config.seed,
-        test_share=split_config.test_share,
-        cut=split_config.cut,
-        repeat=split_config.repeat,
-    )
-    if dataset.format != "shop" and split_config.protocol not in ("predefined", "cold-items"):
-        # Each pair stands once, so nothing can be bought again: the first purchases are the one task there is.
-        parts = dataclasses.replace(parts, tasks={})
-    return Prepared(dataset, lines, parts, split_config, data, found)
+    return Prepared(dataset, lines, split_config, data, found)
 
 
 def recognise(dataset: Dataset, given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
