@@ -139,9 +139,10 @@ def to_quality(
     data: str, model: str, settings: Mapping[str, Any], target: float, seed: int, device: str | None = None
 ) -> dict[str, Any]:
     """Epochs with validation until it reaches the target: the curve of (training s, s with validation, validation)."""
-    from aejax import experiment
+    from aejax import experiment, registry
     from aejax.evaluation import validator
 
+    registry.family(model)  # imported before the clock runs, as the peer is
     curve: list[tuple[float, float, float]] = []
     with experiment.on_device(device):
         parts = _parts(data)
