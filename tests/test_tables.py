@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -413,12 +414,14 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "column"), [("products", "sku"), ("customers", "customer_id")])
-def test_an_id_that_stands_twice_is_refused_with_both_lines(tmp_path, name, column):
+def test_an_id_that_stands_twice_is_refused_with_both_lines(tmp_path, name, column, monkeypatch):
+    monkeypatch.setenv("AEJAX_KEY", "a secret of sixteen")
     text = message(shop(tmp_path, **{name: f'{column},note\nx,"two\nlines"\nb@shop.org,\ny,\n b@shop.org ,\nx,\n'}))
     # x stands first, in lines 2 and 7
     assert text == f'{name}.csv:7: {column} "x" stands in line 2 already; keep one of them'
     text = message(shop(tmp_path, **{name: f"{column},note\nx,\nb@shop.org,\ny,\n b@shop.org ,\n"}))
-    assert text == f'{name}.csv:5: {column} "b...@..." stands in line 3 already; keep one of them'
+    one = "h-[0-9a-f]{16}" if name == "customers" else "b...@..."
+    assert re.fullmatch(f'{name}.csv:5: {column} "{one}" stands in line 3 already; keep one of them', text)
 
 
 def test_rows_without_an_id_are_dropped_from_the_tables(tmp_path):
@@ -431,16 +434,16 @@ def test_rows_without_an_id_are_dropped_from_the_tables(tmp_path):
 
 
 def test_unknown_customers_and_products_stay_and_are_reported(tmp_path):
-    orders = ORDERS + "3,zoe@shop.org,2024-05-03,new,1\n"
+    orders = ORDERS + "3,zoe,2024-05-03,new,1\n"
     dataset = read_shop(shop(tmp_path, orders=orders))
-    assert as_rows(dataset)[-1][:2] == ("zoe@shop.org", "new")
+    assert as_rows(dataset)[-1][:2] == ("zoe", "new")
     assert dataset.customers.to_dict("list") == {
-        "customer_id": ["a", "b", "zoe@shop.org"],
+        "customer_id": ["a", "b", "zoe"],
         "city": ["Bern", "Wien", ""],
     }
     assert dataset.products["title"].tolist() == ["new", "Pear", "Quince"]
     assert dataset.quality["warnings"] == [
-        '1 customer of orders.csv not in customers.csv: "z...@..."; kept, without attributes',
+        '1 customer of orders.csv not in customers.csv: "zoe"; kept, without attributes',
         '1 product of orders.csv not in products.csv: "new"; kept, without attributes',
     ]
 
@@ -470,8 +473,8 @@ def test_the_earliest_date_of_an_order_counts(tmp_path):
 
 
 def test_one_customer_or_one_product_is_nothing_to_learn_from(tmp_path):
-    text = message(shop(tmp_path, orders=orders_of([("1", "b@c.de", "2024-05-01", sku, 1) for sku in "pq"])))
-    assert 'only one customer, "b...@..."' in text and "nothing to learn from" in text
+    text = message(shop(tmp_path, orders=orders_of([("1", "ann", "2024-05-01", sku, 1) for sku in "pq"])))
+    assert 'only one customer, "ann"' in text and "nothing to learn from" in text
     text = message(shop(tmp_path, orders=orders_of([("1", customer, "2024-05-01", "p", 1) for customer in "ab"])))
     assert 'only one product, "p"' in text
 

@@ -57,16 +57,16 @@ class Cleaned:
       lines: the clean lines `[M]`, returns included.
       row_of_line: `[M]` the row of the file where each line (or the first of those summed) stands.
       dropped: rule -> the rows of the file that it dropped, increasing.
-      merged: rows that were added to another.
-      netted: rows of an order and SKU that add up to nothing.
+      merged: rows of the file that were added to another.
+      netted: rows of the file that, within their order and SKU, add up to nothing.
       warnings: plain sentences.
     """
 
     lines: Interactions
     row_of_line: np.ndarray
     dropped: dict[str, np.ndarray]
-    merged: int
-    netted: int
+    merged: np.ndarray
+    netted: np.ndarray
     warnings: list[str]
 
 
@@ -89,6 +89,7 @@ def clean(lines: OrderLines) -> Cleaned:
         rows, lines, at = rows[dated], lines.take(dated), at[dated]
         order = None if order is None else order[dated]
     quantity, price, first, merged, netted = _summed(order, lines)
+    merged, netted = rows[merged], rows[netted]
     if first is not None:
         rows, lines, order = rows[first], lines.take(first), None if order is None else order[first]
         at = None if at is None else at[first]
@@ -151,25 +152,27 @@ def _by_order_id(order: Coded, customer: Coded) -> tuple[np.ndarray, list[str]]:
 
 def _summed(
     order: np.ndarray | None, lines: OrderLines
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, int, int]:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray, np.ndarray]:
     """Sum the lines of one order and SKU.
 
     Returns:
-      The quantities and prices that remain, which lines carry them (None: all, as they are), rows merged, rows netted.
+      The quantities and prices that remain, which lines carry them (None: all, as they are), lines merged into another,
+      lines that add up to nothing.
 
     Raises:
       InputError: a sum is beyond int32.
     """
     sku, quantity, price = lines.sku, lines.quantity, lines.price
+    none = np.empty(0, dtype=np.intp)
     if order is None:
-        return quantity, price, None, 0, 0
+        return quantity, price, None, none, none
     key = order.astype(np.int64) * len(sku.values) + sku.codes
     in_order = np.sort(key)
     again = in_order[1:][in_order[1:] == in_order[:-1]]
     if len(again) == 0:
-        return quantity, price, None, 0, 0
+        return quantity, price, None, none, none
     repeated = np.flatnonzero(np.isin(key, again))
-    _, first, group, size = np.unique(key[repeated], return_index=True, return_inverse=True, return_counts=True)
+    _, first, group = np.unique(key[repeated], return_index=True, return_inverse=True)
     total = np.zeros(len(first), dtype=np.int64)
     np.add.at(total, group, quantity[repeated])
     if np.abs(total).max() > np.iinfo(np.int32).max:
@@ -186,7 +189,10 @@ def _summed(
         price = price.copy()
         price[repeated[first]] = _mean_prices(price[repeated], quantity[repeated], group)
         price = price[remaining]
-    return summed[remaining], price, remaining, int((size - 1)[total != 0].sum()), int(size[total == 0].sum())
+    nothing = total[group] == 0
+    added = ~nothing
+    added[first] = False
+    return summed[remaining], price, remaining, repeated[added], repeated[nothing]
 
 
 def _mean_prices(price: np.ndarray, quantity: np.ndarray, group: np.ndarray) -> np.ndarray:
