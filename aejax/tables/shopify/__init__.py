@@ -77,8 +77,8 @@ def read_exports(exports: Exports, *, statuses: Sequence[str] = (), by: str | No
 
     Args:
       exports: the files.
-      statuses: financial statuses of the orders that count, `cancelled` for cancelled ones among them; empty: see
-        `orders.COUNTED`.
+      statuses: financial statuses of the orders that count, `cancelled` for cancelled ones among them; empty:
+        `config.COUNTED_STATUSES`.
       by: `product` or `variant`, what an item is; None: products where there are handles, else variants.
 
     Returns:

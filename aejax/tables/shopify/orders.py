@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from aejax.errors import InputError, nearest
+from aejax.config import COUNTED_STATUSES, STATUSES
 from aejax.quality import counted, shown
 from aejax.tables import addresses, text, values
 from aejax.tables.cleaning import Cleaned, OrderLines
@@ -22,9 +22,6 @@ from aejax.tables.joining import OrderFiles
 from aejax.tables.shopify.columns import blank_column, filled, joined, without_apostrophe
 from aejax.tables.shopify.products import Products
 from aejax.tables.text import Coded, TextFile
-
-COUNTED = ("authorized", "paid", "partially_paid", "partially_refunded", "pending")
-STATUSES = (*COUNTED, "refunded", "voided", "expired", "cancelled")
 
 _NEED = {
     "name": ("order", "order_name", "order_number", "id"),
@@ -86,13 +83,6 @@ class _Rows:
     price: np.ndarray
 
 
-def check_statuses(statuses: Sequence[str]) -> None:
-    """Check that these are financial statuses. Raises `InputError` where one is not."""
-    for status in statuses:
-        if status not in STATUSES:
-            raise InputError(f'--statuses names "{status}"; {nearest(status, STATUSES)}')
-
-
 def read_orders(
     files: Sequence[TextFile], statuses: Sequence[str], known: Mapping[str, str], products: Products
 ) -> Orders:
@@ -103,15 +93,13 @@ def read_orders(
 
     Args:
       files: the exports, part by part.
-      statuses: financial statuses that count; empty: `COUNTED`.
+      statuses: financial statuses that count; empty: `COUNTED_STATUSES`.
       known: e-mail address, as `addresses.normal` gives it -> the shop's id of that customer.
       products: to find a line's item.
 
     Raises:
-      InputError: a status is unknown, a column is missing, a cell is malformed, or an address needs a hash without a
-        key.
+      InputError: a column is missing, a cell is malformed, or an address needs a hash and there is no key.
     """
-    check_statuses(statuses)
     rows = _read(files)
     order, alone = rows.name.codes, rows.name.blank()
     elsewhere, warnings = _elsewhere(rows, [file.path.name for file in files])
@@ -244,7 +232,7 @@ def _by_status(
     status: Coded, cancelled: np.ndarray, statuses: Sequence[str], order: np.ndarray
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Reason -> `[n]` the rows of orders that do not count, each row under one reason; and what to say."""
-    chosen = statuses or COUNTED
+    chosen = statuses or COUNTED_STATUSES
     found = status.values.to_pylist()
     gone: dict[str, np.ndarray] = {}
     left = np.ones(len(cancelled), dtype=bool)
