@@ -39,6 +39,8 @@ NUMBERS = 0.9
 # An id in disguise has so many different values a row; what is said of a product in several words may be unique.
 UNIQUE = 0.95
 
+# What of a product is on offer says nothing of what it is.
+_OFFERED = (("products", "variant_sku"), ("products", "variants"))
 _TEXT_NAMES = ("title", "name", "description")
 _ID_NAME = re.compile(r"(^|_)(id|ids|code|no|nr|number|zip|postcode)$", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]{2,}")
@@ -100,6 +102,7 @@ def recognise(tables: Mapping[str, pd.DataFrame], given: Mapping[str, str]) -> d
         f"{table}.{name}": (table, str(name))
         for table, frame in tables.items()
         for name in frame.columns[1:]
+        if (table, name) not in _OFFERED
         # Where no product has a title, the column is not of the source.
         if name != "title" or (_cells(frame, "title") != "").any()
     }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aejax.errors import InputError, nearest
 from aejax.moments import moment_of
 
 PROTOCOLS = ("users", "items", "last-order", "time", "predefined", "cold-items", "reconstruction")
+# Of orders in Shopify's exports; `cancelled` is what was cancelled, whatever was paid. The first ones count by default.
+COUNTED_STATUSES = ("authorized", "paid", "partially_paid", "partially_refunded", "pending")
+STATUSES = (*COUNTED_STATUSES, "refunded", "voided", "expired", "cancelled")
 REPEAT_PROTOCOLS = ("last-order", "time", "predefined")
 
 
@@ -25,6 +28,8 @@ class DataConfig:
         used: `category`, `number`, `text` or `none`; a column that is not here is used as what it looks like.
       new_products: products that are set aside, or were never bought, stay among the products of a model, which scores
         them by their attributes; no protocol offers them, and `recommend --include-new` may.
+      statuses: Shopify's exports: financial statuses of the orders that count; empty: those of `COUNTED_STATUSES`.
+      by: Shopify's exports: whether an item is a `product` or a `variant`; None: a product where there are handles.
     """
 
     path: str
@@ -32,8 +37,16 @@ class DataConfig:
     min_rating: float | None = None
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     new_products: bool = False
+    statuses: Sequence[str] = ()
+    by: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "statuses", tuple(self.statuses))  # JSON has lists
+        for status in self.statuses:
+            if status not in STATUSES:
+                raise InputError(f'--statuses names "{status}"; {nearest(status, STATUSES)}')
+        if self.by not in (None, "product", "variant"):
+            raise InputError(f'--by is "{self.by}"; expected product or variant')
         if self.min_customers is not None and self.min_customers < 1:
             raise InputError(f"--min-customers is {self.min_customers}; expected 1 or more")
 

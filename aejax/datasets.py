@@ -17,19 +17,22 @@ from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions
 from aejax.quality import Dropped, FileAccount, counted
-from aejax.tables import text, values
+from aejax.tables import shopify, text, values
 from aejax.tables.shop import read_shop
 from aejax.tables.text import TextFile
 
 _EXPECTED = (
-    "customers.csv, orders.csv and products.csv (a shop); train.txt and test.txt (LightGCN); NAME.inter, or "
+    "customers.csv, orders.csv and products.csv (a shop); orders_export.csv, customers_export.csv and "
+    "products_export.csv (Shopify); train.txt and test.txt (LightGCN); NAME.inter, or "
     "NAME.train.inter and NAME.test.inter (RecBole); ratings.csv or ratings.dat (MovieLens)"
 )
 _MOVIELENS_RATINGS = ("userid", "movieid", "rating", "timestamp")
 _MOVIELENS_MOVIES = ("movieid", "title", "genres")
 
 
-def read(folder: Path, *, min_rating: float | None = None) -> Dataset:
+def read(
+    folder: Path, *, min_rating: float | None = None, statuses: Sequence[str] = (), by: str | None = None
+) -> Dataset:
     """Read a folder, whatever of the known formats it holds.
 
     In a public format each pair of a user and an item is an order of its own, of quantity 1. A pair that occurs twice
@@ -38,17 +41,26 @@ def read(folder: Path, *, min_rating: float | None = None) -> Dataset:
     Args:
       folder: the folder.
       min_rating: ratings below are dropped; None keeps every rating as a positive.
+      statuses: Shopify's exports: financial statuses of the orders that count; empty: those of orders that stand.
+      by: Shopify's exports: whether an item is a `product` or a `variant`; None: a product.
 
     Returns:
       The data set.
 
     Raises:
-      InputError: nothing in the folder is recognised, something in a file is malformed, or `min_rating` is given where
-        there are no ratings.
+      InputError: nothing in the folder is recognised, something in a file is malformed, or an argument is given that
+        belongs to another format.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; expected one with {_EXPECTED}")
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if (exports := shopify.find_exports(folder)) is not None:
+        if min_rating is not None:
+            raise _no_ratings(min_rating, exports.orders[0].path.name)
+        return shopify.read_exports(exports, statuses=statuses, by=by)
+    for option, value in (("--statuses", ",".join(statuses)), ("--by", by)):
+        if value:
+            raise InputError(f"{option} {value} belongs to Shopify's exports, and {folder} holds none; leave it out")
     if {"customers.csv", "orders.csv", "products.csv"} & set(there):
         if min_rating is not None:
             raise _no_ratings(min_rating, "orders.csv")

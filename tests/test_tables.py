@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -157,6 +158,35 @@ def test_lines_of_one_order_customer_and_sku_are_summed(tmp_path_factory, rows):
     # Lines share an order number exactly where they share order id and customer.
     numbers = np.unique(dataset.interactions.order)
     assert len(numbers) == len({key[:2] for key, n in expected.items() if n})
+
+
+PRICED = ("order_id", "customer_id", *LINE, "lineitem_price")
+
+
+def test_the_price_of_summed_lines_is_the_mean_of_their_units(tmp_path):
+    rows = [
+        ("1", "a", "p", 1, "2.00"),
+        ("1", "a", "p", 3, "4.00"),
+        ("1", "a", "q", 2, ""),
+        ("1", "a", "q", 2, "9"),
+        ("2", "b", "q", 1, ""),
+        ("3", "b", "p", -1, "5"),
+        ("3", "b", "q", 1, "7"),
+        ("3", "b", "q", -1, "7"),
+    ]
+    lines = read_shop(shop(tmp_path, orders=orders_of(rows, PRICED))).interactions
+    assert lines.quantity.tolist() == [4, 4, 1, -1]
+    assert lines.price is not None and lines.price.dtype == np.float32
+    np.testing.assert_array_equal(lines.price, [3.5, 9, np.nan, 5])
+    np.testing.assert_array_equal(net_returns(lines).price, [3.5, 9, np.nan])
+
+
+def test_prices_are_numbers_or_none(tmp_path):
+    rows = [("1", "a", "p", 1, ""), ("2", "b", "q", 1, "")]
+    assert read_shop(shop(tmp_path, orders=orders_of(rows, PRICED))).interactions.price is None
+    rows[1] = ("2", "b", "q", 1, "$3")
+    text = message(shop(tmp_path, orders=orders_of(rows, PRICED)))
+    assert text == 'orders.csv:3: lineitem_price is "$3"; expected a number without currency, such as 4.50'
 
 
 def test_without_order_ids_a_customers_lines_of_one_moment_are_an_order(tmp_path):
@@ -365,7 +395,7 @@ def test_column_names_are_normalised_and_unneeded_columns_left_out_visibly(tmp_p
     dataset = read_shop(shop(tmp_path, orders=orders))
     assert as_rows(dataset) == as_rows(read_shop(shop(tmp_path / "plain")))
     account = dataset.quality["files"]["orders.csv"]
-    assert account["columns_left_out"] == ["lineitem_price", "column_7"]
+    assert account["columns_left_out"] == ["column_7"]
     assert account["columns_renamed"]["\ufeff Order ID"] == "order_id"
     assert account["columns_renamed"]["Created at"] == "created_at"
 
@@ -384,12 +414,14 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "column"), [("products", "sku"), ("customers", "customer_id")])
-def test_an_id_that_stands_twice_is_refused_with_both_lines(tmp_path, name, column):
+def test_an_id_that_stands_twice_is_refused_with_both_lines(tmp_path, name, column, monkeypatch):
+    monkeypatch.setenv("AEJAX_KEY", "a secret of sixteen")
     text = message(shop(tmp_path, **{name: f'{column},note\nx,"two\nlines"\nb@shop.org,\ny,\n b@shop.org ,\nx,\n'}))
     # x stands first, in lines 2 and 7
     assert text == f'{name}.csv:7: {column} "x" stands in line 2 already; keep one of them'
     text = message(shop(tmp_path, **{name: f"{column},note\nx,\nb@shop.org,\ny,\n b@shop.org ,\n"}))
-    assert text == f'{name}.csv:5: {column} "b...@..." stands in line 3 already; keep one of them'
+    one = "h-[0-9a-f]{16}" if name == "customers" else "b...@..."
+    assert re.fullmatch(f'{name}.csv:5: {column} "{one}" stands in line 3 already; keep one of them', text)
 
 
 def test_rows_without_an_id_are_dropped_from_the_tables(tmp_path):
@@ -402,16 +434,16 @@ def test_rows_without_an_id_are_dropped_from_the_tables(tmp_path):
 
 
 def test_unknown_customers_and_products_stay_and_are_reported(tmp_path):
-    orders = ORDERS + "3,zoe@shop.org,2024-05-03,new,1\n"
+    orders = ORDERS + "3,zoe,2024-05-03,new,1\n"
     dataset = read_shop(shop(tmp_path, orders=orders))
-    assert as_rows(dataset)[-1][:2] == ("zoe@shop.org", "new")
+    assert as_rows(dataset)[-1][:2] == ("zoe", "new")
     assert dataset.customers.to_dict("list") == {
-        "customer_id": ["a", "b", "zoe@shop.org"],
+        "customer_id": ["a", "b", "zoe"],
         "city": ["Bern", "Wien", ""],
     }
     assert dataset.products["title"].tolist() == ["new", "Pear", "Quince"]
     assert dataset.quality["warnings"] == [
-        '1 customer of orders.csv not in customers.csv: "z...@..."; kept, without attributes',
+        '1 customer of orders.csv not in customers.csv: "zoe"; kept, without attributes',
         '1 product of orders.csv not in products.csv: "new"; kept, without attributes',
     ]
 
@@ -441,8 +473,8 @@ def test_the_earliest_date_of_an_order_counts(tmp_path):
 
 
 def test_one_customer_or_one_product_is_nothing_to_learn_from(tmp_path):
-    text = message(shop(tmp_path, orders=orders_of([("1", "b@c.de", "2024-05-01", sku, 1) for sku in "pq"])))
-    assert 'only one customer, "b...@..."' in text and "nothing to learn from" in text
+    text = message(shop(tmp_path, orders=orders_of([("1", "ann", "2024-05-01", sku, 1) for sku in "pq"])))
+    assert 'only one customer, "ann"' in text and "nothing to learn from" in text
     text = message(shop(tmp_path, orders=orders_of([("1", customer, "2024-05-01", "p", 1) for customer in "ab"])))
     assert 'only one product, "p"' in text
 

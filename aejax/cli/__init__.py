@@ -38,7 +38,14 @@ def data(
     console.print(f"Wrote {', '.join(f'{file} ({count:,} rows)' for file, count in rows.items())} to {out}.")
 
 
-def check(data: Data, json: Path | None = None, min_rating: float | None = None, attributes: str | None = None) -> None:
+def check(
+    data: Data,
+    json: Path | None = None,
+    min_rating: float | None = None,
+    attributes: str | None = None,
+    statuses: str | None = None,
+    by: Literal["product", "variant"] | None = None,
+) -> None:
     """Report the quality of the data: what was kept, dropped, why, and where.
 
     Args:
@@ -46,11 +53,13 @@ def check(data: Data, json: Path | None = None, min_rating: float | None = None,
       json: write the report to this file as well.
       min_rating: MovieLens: drop ratings below; default: every rating counts.
       attributes: column=kind,...: kinds of columns as fit takes them.
+      statuses: Shopify's exports: financial statuses of the orders that count, as fit takes them.
+      by: Shopify's exports: whether an item is a product or a variant, as fit takes it.
     """
-    from aejax import datasets, experiment, quality, runs
+    from aejax import experiment, quality, runs
     from aejax.attributes import report, summary_lines
 
-    dataset = datasets.read(data, min_rating=min_rating)
+    dataset = Common(min_rating=min_rating, statuses=statuses, by=by).dataset(data)
     found = report(experiment.recognise(dataset, attribute_kinds(attributes)))
     console = make_console()
     for line in quality.summary_lines(dataset.quality) + summary_lines(found):
@@ -218,7 +227,7 @@ def compare(
         validation; default checkpoints/DATA-compare-SPLIT.
       overwrite: replace an existing comparison.
     """
-    from aejax import datasets, experiment, runs
+    from aejax import experiment, runs
 
     console = make_console()
     names = [name.strip() for name in models.split(",") if name.strip()]
@@ -227,7 +236,7 @@ def compare(
     if seeds < 1 or split_seeds < 1:
         raise InputError(f"--seeds is {seeds} and --split-seeds {split_seeds}; expected 1 or more")
     settings = experiment.compare_settings(names, common.given_settings(), common.stored_settings())
-    dataset = datasets.read(data, min_rating=common.min_rating)
+    dataset = common.dataset(data)
     if out is None:
         out = experiment.default_run(data, "compare", dataset.interactions, common.split)
     with runs.whole_folder(out, overwrite=overwrite) as unfinished, EpochProgress(console) as progress:

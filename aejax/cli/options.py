@@ -40,6 +40,11 @@ class Common:
     number, text or none."""
     new_products: tyro.conf.FlagCreatePairsOff[bool] = False
     """Keep products set aside or never bought, for a model to score by their attributes: recommend --include-new."""
+    statuses: str | None = None
+    """Shopify's exports: financial statuses of the orders that count, with commas between, such as
+    paid,partially_refunded; default: all but refunded, voided, expired and cancelled."""
+    by: Literal["product", "variant"] | None = None
+    """Shopify's exports: what an item is; default: a product, whatever its size and colour."""
     split_seed: int = 0
     """Seed of the split."""
     settings: Path | None = None
@@ -59,8 +64,21 @@ class Common:
         from aejax.config import DataConfig
 
         return DataConfig(
-            str(data), self.min_customers, self.min_rating, attribute_kinds(self.attributes), self.new_products
+            str(data),
+            self.min_customers,
+            self.min_rating,
+            attribute_kinds(self.attributes),
+            self.new_products,
+            names(self.statuses),
+            self.by,
         )
+
+    def dataset(self, data: Path) -> Dataset:
+        """The data themselves."""
+        from aejax import datasets
+
+        config = self.data_config(data)
+        return datasets.read(data, min_rating=config.min_rating, statuses=config.statuses, by=config.by)
 
     def split_config(self) -> SplitConfig:
         """What is held out."""
@@ -107,14 +125,19 @@ class Common:
 
     def read(self, data: Path, run: Path | None, resume: bool, model: str, last: str) -> tuple[Dataset | None, Path]:
         """The data, None where a run that is resumed holds them, and the run: as given, or its default place."""
-        from aejax import datasets, experiment
+        from aejax import experiment
 
         if resume and run is not None:
             return None, run
-        dataset = datasets.read(data, min_rating=self.min_rating)
+        dataset = self.dataset(data)
         if run is None:
             run = experiment.default_run(data, model, dataset.interactions, self.split, last)
         return None if resume else dataset, run
+
+
+def names(given: str | None) -> tuple[str, ...]:
+    """Names with commas between."""
+    return tuple(name.strip() for name in (given or "").split(",") if name.strip())
 
 
 def attribute_kinds(given: str | None) -> dict[str, str]:

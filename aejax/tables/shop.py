@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ import pandas as pd
 from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import Dataset
-from aejax.quality import Dropped, FileAccount, counted, shown
-from aejax.tables import text, values
-from aejax.tables.cleaning import Cleaned, OrderLines, clean
+from aejax.quality import Dropped, FileAccount
+from aejax.tables import addresses, joining, text, values
+from aejax.tables.cleaning import OrderLines, clean
+from aejax.tables.joining import OrderFiles, Table
 from aejax.tables.text import TextFile
 
 FILES = ("customers.csv", "orders.csv", "products.csv")
@@ -27,7 +29,7 @@ _ORDERS_NEED = {
     "lineitem_sku": ("sku", *_SKU),
     "lineitem_quantity": ("quantity", "qty", "units", "amount"),
 }
-_ORDERS_USE = ("order_id", "created_at")
+_ORDERS_USE = ("order_id", "created_at", "lineitem_price")
 _CUSTOMERS_NEED = {"customer_id": _CUSTOMER}
 _PRODUCTS_NEED = {"sku": ("lineitem_sku", *_SKU)}
 
@@ -40,6 +42,9 @@ def read_shop(folder: Path) -> Dataset:
     nothing is summed. A line with a blank `created_at` has the date of its order. Returns stay as lines with a negative
     quantity: only a protocol, after its cut, may net them; the account says what netting them on all data does.
 
+    E-mail addresses, phone numbers, names and streets are left out (`aejax.tables.addresses`); a customer whose id is
+    an address goes by the id that customers.csv has for it, else by a keyed hash.
+
     Args:
       folder: holds the three files.
 
@@ -50,44 +55,16 @@ def read_shop(folder: Path) -> Dataset:
       InputError: a file or column is missing, a cell or row is malformed, or nothing is left to learn from.
     """
     _require_files(folder)
-    lines, orders_file = _read_orders(folder / "orders.csv")
-    cleaned = clean(lines)
-    interactions = cleaned.lines
-    gone = {rule: len(rows) for rule, rows in cleaned.dropped.items()}
-    gone["returns and purchases of one order cancel each other"] = cleaned.netted
-    quality.require_something_to_learn("orders.csv", interactions, gone)
-    customers, customers_account = _read_entities(folder / "customers.csv", _CUSTOMERS_NEED, quality.NO_CUSTOMER)
+    customers, known, warnings = _read_customers(folder / "customers.csv")
+    lines, orders_file = _read_orders(folder / "orders.csv", known)
     products, products_account = _read_entities(folder / "products.csv", _PRODUCTS_NEED, quality.NO_PRODUCT)
-    new_customers = _not_among(interactions.users.ids, customers.loc[:, "customer_id"])
-    new_products = _not_among(interactions.items.ids, products.loc[:, "sku"])
-    warnings = [
-        *_unknown(new_customers, "customer", "customers.csv"),
-        *_unknown(new_products, "product", "products.csv"),
-        *cleaned.warnings,
-    ]
-    customers = _with_rows(customers, "customer_id", new_customers)
-    products = _titled(_with_rows(products, "sku", new_products))
-    netting = quality.account_for_returns(interactions)
-    if len(netting.bought) == 0:
-        raise InputError("orders.csv: nothing to learn from; there are only returns and the purchases they cancel")
-    if netting.excess:
-        warnings.append(f"units returned beyond what was bought before: {netting.excess:,}; they are ignored")
-    orders_account = _orders_account(orders_file, len(lines.quantity), cleaned, netting)
-    return Dataset(
-        format="shop",
-        interactions=interactions,
-        customers=customers,
-        products=products,
-        quality=quality.report(
-            files=dict(zip(FILES, (customers_account, orders_account, products_account), strict=True)),
-            bought=netting.bought,
-            customers=len(customers),
-            products=len(products),
-            repeats=True,
-            described=_described(products),
-            warnings=warnings,
-        ),
-        files=tuple(folder / name for name in FILES),
+    return joining.dataset_of(
+        clean(lines),
+        OrderFiles([orders_file], [len(lines.quantity)], (*_ORDERS_NEED, *_ORDERS_USE)),
+        customers,
+        Table(products, {"products.csv": products_account}, "products.csv"),
+        files=[folder / name for name in FILES],
+        warnings=warnings,
     )
 
 
@@ -103,19 +80,33 @@ def _require_files(folder: Path) -> None:
             raise InputError(f"{folder} has no {name} (there are: {', '.join(there) or 'no files'}){remedy}")
 
 
-def _read_orders(path: Path) -> tuple[OrderLines, TextFile]:
+def _read_customers(path: Path) -> tuple[Table, dict[str, str], list[str]]:
+    """The customers without their addresses, the shop's ids by address, and warnings."""
+    frame, account = _read_entities(path, _CUSTOMERS_NEED, quality.NO_CUSTOMER)
+    known = addresses.ids_by_address(frame)
+    frame, personal, warnings = addresses.without_personal(frame, path.name)
+    account = dataclasses.replace(account, left_out=personal)
+    return Table(frame, {path.name: account}, path.name), known, warnings
+
+
+def _read_orders(path: Path, known: Mapping[str, str]) -> tuple[OrderLines, TextFile]:
     file = text.open_text(path)
     text.require_columns(file, _ORDERS_NEED)
     table = text.read_columns(file, [name for name in (*_ORDERS_NEED, *_ORDERS_USE) if name in file.names])
     columns = {name: text.coded(table[name]) for name in table.column_names}
     del table
-    order, created_at = (columns.get(name) for name in _ORDERS_USE)
+    order, created_at, price = (
+        None if (column := columns.get(name)) is None or column.blank().all() else column for name in _ORDERS_USE
+    )
     lines = OrderLines(
-        customer=columns["customer_id"],
+        customer=addresses.replaced(
+            columns["customer_id"], lambda ids: addresses.without_addresses(ids, path.name, known)
+        ),
         sku=columns["lineitem_sku"],
         quantity=values.quantities(file, "lineitem_quantity", columns["lineitem_quantity"]),
-        order=order if order is not None and not order.blank().all() else None,
-        at=None if created_at is None or created_at.blank().all() else values.moments(file, "created_at", created_at),
+        order=order,
+        at=None if created_at is None else values.moments(file, "created_at", created_at),
+        price=None if price is None else values.prices(file, "lineitem_price", price),
     )
     return lines, file
 
@@ -128,60 +119,11 @@ def _read_entities(path: Path, need: Mapping[str, Sequence[str]], no_id: str) ->
     columns = [name, *(other for other in file.names if other != name)]
     frame = text.read_columns(file, columns, coded=False).to_pandas().astype("str")
     frame[name] = frame[name].str.strip()
+    if name == "customer_id":
+        frame[name] = addresses.without_addresses(frame[name].tolist(), path.name, {})
     named = (frame[name] != "").to_numpy()
     rows = np.flatnonzero(named)
     values.check_unique(file, name, frame[name][named], rows)
     blank = np.flatnonzero(~named)
     dropped = {no_id: Dropped(len(blank), text.physical_lines(file, blank[: quality.FIRST_LINES]))}
     return frame.loc[named], FileAccount(read=len(frame), dropped=dropped, renamed=file.renamed)
-
-
-def _with_rows(frame: pd.DataFrame, name: str, new: np.ndarray) -> pd.DataFrame:
-    """The table sorted by id, with a row for each id that only orders.csv knows; its attributes are blank."""
-    rows = pd.DataFrame({column: new if column == name else "" for column in frame.columns}, dtype="str")
-    return pd.concat([frame, rows]).sort_values(name, ignore_index=True)
-
-
-def _titled(products: pd.DataFrame) -> pd.DataFrame:
-    """The products with `title` as second column; the SKU stands in for a title that is missing."""
-    titles = products["title"].str.strip() if "title" in products else products["sku"]
-    titles = titles.where(titles != "", products["sku"])
-    others = [name for name in products.columns if name not in ("sku", "title")]
-    return products[["sku"]].assign(title=titles, **{name: products[name] for name in others})
-
-
-def _described(products: pd.DataFrame) -> bool:
-    """Whether any cell but the SKU, and a title that repeats it, holds anything."""
-    others = products.drop(columns="sku")
-    return bool(((others != "") & others.ne(products["sku"], axis=0)).any(axis=None))
-
-
-def _not_among(used: np.ndarray, known: pd.Series) -> np.ndarray:
-    """The ids that are used and not known, in their order."""
-    return used[pd.Index(known.to_numpy(dtype=object)).get_indexer(used) < 0]
-
-
-def _unknown(unknown: np.ndarray, noun: str, where: str) -> list[str]:
-    if len(unknown) == 0:
-        return []
-    sample = ", ".join(shown(value) for value in unknown[:3])
-    more = ", ..." if len(unknown) > 3 else ""
-    return [f"{counted(len(unknown), noun)} of orders.csv not in {where}: {sample}{more}; kept, without attributes"]
-
-
-def _orders_account(file: TextFile, read: int, cleaned: Cleaned, netting: quality.Netting) -> FileAccount:
-    unmatched = cleaned.row_of_line[netting.unmatched]
-    dropped_rows = cleaned.dropped | {quality.UNMATCHED_RETURN: unmatched}
-    first = {reason: rows[: quality.FIRST_LINES] for reason, rows in dropped_rows.items()}
-    # One pass over the file finds the lines of all reasons.
-    lines = iter(text.physical_lines(file, np.concatenate(list(first.values()))))
-    return FileAccount(
-        read=read,
-        merged=cleaned.merged,
-        netted=cleaned.netted + int(netting.netted.sum()),
-        dropped={
-            reason: Dropped(len(rows), [next(lines) for _ in first[reason]]) for reason, rows in dropped_rows.items()
-        },
-        left_out=[name for name in file.names if name not in (*_ORDERS_NEED, *_ORDERS_USE)],
-        renamed=file.renamed,
-    )

@@ -1,0 +1,170 @@
+"""Clean order lines, customers and products of a shop, however they were exported -> the data set and its account."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aejax import quality
+from aejax.errors import InputError
+from aejax.interactions import Dataset
+from aejax.quality import Dropped, FileAccount, counted, shown
+from aejax.tables import text
+from aejax.tables.cleaning import Cleaned
+from aejax.tables.text import TextFile
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderFiles:
+    """The files that order lines stand in, one after the other.
+
+    Attributes:
+      files: in the order of their rows.
+      rows: how many each has.
+      used: the names of the columns that are used.
+    """
+
+    files: Sequence[TextFile]
+    rows: Sequence[int]
+    used: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        """What messages call them."""
+        first = self.files[0].path.name
+        return first if len(self.files) == 1 else f"{first} and {counted(len(self.files) - 1, 'more file')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Customers or products.
+
+    Attributes:
+      frame: a row each, the id first, all cells text.
+      accounts: file -> what became of its rows.
+      title: what messages call the files.
+    """
+
+    frame: pd.DataFrame
+    accounts: Mapping[str, FileAccount]
+    title: str
+
+
+def dataset_of(
+    cleaned: Cleaned,
+    orders: OrderFiles,
+    customers: Table,
+    products: Table,
+    *,
+    titles: Mapping[str, str] | None = None,
+    files: Iterable[Path],
+    warnings: Iterable[str] = (),
+) -> Dataset:
+    """The data set of a shop.
+
+    Args:
+      cleaned: the order lines.
+      orders: where they stand.
+      customers: `customer_id` first.
+      products: `sku` first.
+      titles: sku -> the title of a product that only the orders know.
+      files: all files that were read, in a fixed order.
+      warnings: what the readers found.
+
+    Raises:
+      InputError: nothing is left to learn from.
+    """
+    interactions = cleaned.lines
+    gone = {rule: len(rows) for rule, rows in cleaned.dropped.items()}
+    gone["returns and purchases of one order cancel each other"] = len(cleaned.netted)
+    quality.require_something_to_learn(orders.title, interactions, gone)
+    new_customers = _not_among(interactions.users.ids, customers.frame.loc[:, "customer_id"])
+    new_products = _not_among(interactions.items.ids, products.frame.loc[:, "sku"])
+    told = [
+        *_unknown(new_customers, "customer", orders.title, customers.title),
+        *_unknown(new_products, "product", orders.title, products.title),
+        *cleaned.warnings,
+    ]
+    customer_rows = _with_rows(customers.frame, "customer_id", new_customers)
+    product_rows = _titled(_with_rows(products.frame, "sku", new_products), titles or {})
+    netting = quality.account_for_returns(interactions)
+    if len(netting.bought) == 0:
+        raise InputError(f"{orders.title}: nothing to learn from; there are only returns and the purchases they cancel")
+    if netting.excess:
+        told.append(f"units returned beyond what was bought before: {netting.excess:,}; they are ignored")
+    accounts = {**customers.accounts, **_orders_accounts(orders, cleaned, netting), **products.accounts}
+    return Dataset(
+        format="shop",
+        interactions=interactions,
+        customers=customer_rows,
+        products=product_rows,
+        quality=quality.report(
+            files=accounts,
+            bought=netting.bought,
+            customers=len(customer_rows),
+            products=len(product_rows),
+            repeats=True,
+            described=_described(product_rows),
+            warnings=[*told, *warnings],
+        ),
+        files=tuple(files),
+    )
+
+
+def _with_rows(frame: pd.DataFrame, name: str, new: np.ndarray) -> pd.DataFrame:
+    """The table sorted by id, with a row for each id that only the orders know; its attributes are blank."""
+    rows = pd.DataFrame({column: new if column == name else "" for column in frame.columns}, dtype="str")
+    return pd.concat([frame, rows]).sort_values(name, ignore_index=True)
+
+
+def _titled(products: pd.DataFrame, known: Mapping[str, str]) -> pd.DataFrame:
+    """The products with `title` as second column; what the orders say, or the SKU, stands in for a missing title."""
+    titles = products["title"].str.strip() if "title" in products else pd.Series("", index=products.index, dtype="str")
+    titles = titles.where(titles != "", products["sku"].map(lambda sku: known.get(sku, sku)))
+    others = [name for name in products.columns if name not in ("sku", "title")]
+    return products[["sku"]].assign(title=titles, **{name: products[name] for name in others})
+
+
+def _described(products: pd.DataFrame) -> bool:
+    """Whether any cell but the SKU, and a title that repeats it, holds anything."""
+    others = products.drop(columns="sku")
+    return bool(((others != "") & others.ne(products["sku"], axis=0)).any(axis=None))
+
+
+def _not_among(used: np.ndarray, known: pd.Series) -> np.ndarray:
+    """The ids that are used and not known, in their order."""
+    return used[pd.Index(known.to_numpy(dtype=object)).get_indexer(used) < 0]
+
+
+def _unknown(unknown: np.ndarray, noun: str, source: str, where: str) -> list[str]:
+    if len(unknown) == 0:
+        return []
+    sample = ", ".join(shown(value) for value in unknown[:3])
+    more = ", ..." if len(unknown) > 3 else ""
+    return [f"{counted(len(unknown), noun)} of {source} not in {where}: {sample}{more}; kept, without attributes"]
+
+
+def _orders_accounts(orders: OrderFiles, cleaned: Cleaned, netting: quality.Netting) -> dict[str, FileAccount]:
+    """The account of each file, given all files' rows in one sequence."""
+    dropped = cleaned.dropped | {quality.UNMATCHED_RETURN: cleaned.row_of_line[netting.unmatched]}
+    netted = np.concatenate([cleaned.netted, cleaned.row_of_line[netting.netted]])
+    stops = np.cumsum(orders.rows)
+    accounts = {}
+    for file, read, start, stop in zip(orders.files, orders.rows, stops - orders.rows, stops, strict=True):
+        own = {reason: rows[(rows >= start) & (rows < stop)] - start for reason, rows in dropped.items()}
+        first = {reason: rows[: quality.FIRST_LINES] for reason, rows in own.items()}
+        # One pass over the file finds the lines of all reasons.
+        lines = iter(text.physical_lines(file, np.concatenate(list(first.values()))))
+        accounts[file.path.name] = FileAccount(
+            read=read,
+            merged=int(((cleaned.merged >= start) & (cleaned.merged < stop)).sum()),
+            netted=int(((netted >= start) & (netted < stop)).sum()),
+            dropped={reason: Dropped(len(rows), [next(lines) for _ in first[reason]]) for reason, rows in own.items()},
+            left_out=[name for name in file.names if name not in orders.used],
+            renamed=file.renamed,
+        )
+    return accounts

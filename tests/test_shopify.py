@@ -1,0 +1,322 @@
+"""A shop's raw exports, with every trap that they are known to hold, add up to the unit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from shops import run, write_shop
+
+from aejax import datasets, runs
+from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
+from aejax.errors import InputError
+from aejax.interactions import Dataset
+from aejax.tables import addresses
+from aejax.tables.addresses import addresses_of
+
+KEY = "a secret of the shop's own"
+ORDERS_1 = """\
+Created at,Lineitem quantity,Lineitem name,Lineitem price,Lineitem sku,Name,Email,Financial Status,Cancelled at,\
+Currency,Billing Name,Billing Street,Billing Zip,Phone,Id
+2024-05-01 09:58:12 +0000,2,Shirt - Red / M,20.00,SH-RM,#1001,Ada@Shop.example,paid,,CHF,Ada Alder,Lime Street 1,'8001,\
++41790000001,'5001
+,1,Mug,8.00,'0077,#1001,,,,,,,,,
+,1,Shirt - Blue / L,24.00,SH-BL,#1001,,,,,,,,,
+2024-05-02 10:00:00 +0200,5,Mug,8.00,0077,#1002,bob@shop.example,voided,,CHF,Bob Birch,"Lime Street
+2",'8002,,'5002
+,7,Shirt - Red / M,20.00,SH-RM,#1002,,,,,,,,,
+2024-05-03 10:00:00 +0000,3,Mug,8.00,0077,#1003,bob@shop.example,refunded,,CHF,Bob Birch,Lime Street 2,,,'5003
+2024-05-03 11:00:00 +0000,1,Mug,8.00,0077,#1004,bob@shop.example,paid,2024-05-04 08:00:00 +0000,CHF,,,,,'5004
+,1,Poster,5.00,,#1004,,,,,,,,,
+2024-05-05 10:00:00 +0000,1,Mug,8.00,0077,#1005,cyd@shop.example,partially_refunded,,CHF,,,,,'5005
+,2,Poster,5.00,,#1005,,,,,,,,,
+2024-05-06 10:00:00 +0000,4,Poster,5.00,,#1006, ADA@shop.example ,pending,,CHF,,,,,'5006
+2024-05-06 11:00:00 +0000,1,Mug,8.00,0077,#1007,,paid,,CHF,,,,,'5007
+2024-05-07 10:00:00 +0000,1,Mug,8.00,0077,#1008,bob@shop.example,expired,,CHF,,,,,'5008
+2024-05-08 10:00:00 +0000,1,Mug,7.50,0077,#1009,guest@web.example,paid,,EUR,,,,,'5009
+2024-05-09 10:00:00 +0000,1,Cup,3.00,CUP-OLD,#1010,bob@shop.example,paid,,USD,,,,,'5010
+"""
+# The second part begins with what is left of #1010, and knows better what became of #1005.
+ORDERS_2 = """\
+Name,Email,Financial Status,Created at,Cancelled at,Currency,Lineitem quantity,Lineitem name,Lineitem price,Lineitem sku
+#1010,,,,,,2,Shirt - Red / S,19.00,SH-RS
+#1005,cyd@shop.example,refunded,2024-05-05 10:00:00 +0000,,CHF,1,Mug,8.00,0077
+#1005,,,,,,2,Poster,5.00,
+#1011,cyd@shop.example,paid,2024-06-01 10:00:00 +0000,,CHF,3,Shirt - Red / M,20.00,SH-RM
+#1011,,,,,,1,Shirt - Red / M,20.00,SH-RM
+#1012,cyd@shop.example,paid,2024-06-02 10:00:00 +0000,,CHF,,,,
+#1012,,,,,,1,Gift card,50.00,GIFT
+#1013,bob@shop.example,partially_refunded,2024-06-03 10:00:00 +0000,,CHF,6,Mug,8.00,0077
+"""
+CUSTOMERS = """\
+Customer ID,First Name,Last Name,Email,Accepts Email Marketing,Default Address Company,Default Address Address1,\
+Default Address City,Default Address Zip,Phone,Total Spent,Total Orders,Note,Tags
+'9001,Ada,Alder,ada@shop.example,yes,,Lime Street 1,Zürich,'8001,'+41790000001,56.00,2,ring twice,vip
+'9002,Bob,Birch,BOB@shop.example,no,Birch & Sons,Lime Street 2,Bern,'3001,,,0,,
+'9003,Cyd,Cedar,,no,,Lime Street 3,Bern,'3001,,,0,,
+,Nemo,Nobody,,no,,,,,,,0,,
+,Cyd,Cedar,cyd@shop.example,yes,,,Basel,,,,0,,
+"""
+OLDER = """\
+Handle,Title,Body (HTML),Vendor,Type,Tags,Published,Option1 Name,Option1 Value,Option2 Name,Option2 Value,Variant SKU,\
+Variant Inventory Qty,Variant Price,Image Src,Gift Card,Status
+shirt,Shirt,<p>soft</p>,Weave,Clothes,summer,true,Colour,Red,Size,M,SH-RM,0,20.00,https://x/1.png,false,active
+shirt,,,,,,,,Red,,S,SH-RS,3,19.00,https://x/2.png,,
+shirt,,,,,,,,Blue,,L,SH-BL,1,24.00,,,
+shirt,,,,,,,,,,,,,,https://x/3.png,,
+mug,Mug,,Kiln,Kitchen,,true,Title,Default Title,,,'0077,9,8.00,,false,active
+poster,Poster,,Press,Paper,,true,Title,Default Title,,,,0,5.00,,false,draft
+gift,Gift card,,Shop,,,true,Title,Default Title,,,GIFT,,50.00,,true,active
+"""
+NEWER = """\
+Title,URL handle,Description,Vendor,Product category,Type,Tags,Published on online store,Status,SKU,Option1 name,\
+Option1 value,Option2 name,Option2 value,Price,Inventory tracker,Inventory quantity,Continue selling when out of stock,\
+Product image URL,Gift card
+Shirt,shirt,soft,Weave,,Clothes,summer,true,active,SH-RM,Colour,Red,Size,M,20.00,shopify,0,false,,false
+,shirt,,,,,,,,SH-RS,,Red,,S,19.00,shopify,3,false,,
+,shirt,,,,,,,,SH-BL,,Blue,,L,24.00,shopify,1,false,,
+,shirt,,,,,,,,,,,,,,,,,https://x/3.png,
+Mug,mug,,Kiln,,Kitchen,,true,active,'0077,Title,Default Title,,,8.00,,0,false,,false
+Poster,poster,,Press,,Paper,,true,draft,,Title,Default Title,,,5.00,shopify,0,false,,false
+Gift card,gift,,Shop,,,,true,active,GIFT,Title,Default Title,,,50.00,,,false,,true
+"""
+
+
+def exports(folder: Path, **contents: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    files = {"orders_export_1": ORDERS_1, "orders_export_2": ORDERS_2, "customers_export": CUSTOMERS}
+    for name, content in {**files, "products_export_1": OLDER, **contents}.items():
+        if content:
+            (folder / f"{name}.csv").write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("AEJAX_KEY", KEY)
+
+
+def rows_of(dataset: Dataset) -> list[tuple]:
+    """(customer, item, quantity, date, price) of each line."""
+    lines = dataset.interactions
+    assert lines.at is not None and lines.price is not None
+    ids = (lines.users.ids[lines.user], lines.items.ids[lines.item])
+    price = [None if np.isnan(one) else one for one in lines.price.tolist()]
+    return list(zip(*ids, lines.quantity.tolist(), lines.at.astype("M8[D]").astype(str).tolist(), price, strict=True))
+
+
+def account(dataset: Dataset, name: str) -> dict:
+    """A file's account, which adds up."""
+    found = dataset.quality["files"][name]
+    assert found["read"] == found["kept"] + found["merged"] + found["netted"] + sum(
+        reason["rows"] for reason in found["dropped"].values()
+    )
+    return found
+
+
+@pytest.mark.parametrize("products", [OLDER, NEWER])
+def test_raw_exports_add_up_to_the_unit(tmp_path, products):
+    dataset = datasets.read(exports(tmp_path, products_export_1=products))
+    lines = rows_of(dataset)
+    hashes = {one for one, *_ in lines if one.startswith("h-")}
+    cyd, guest = lines[6][0], lines[3][0]
+    assert hashes == {cyd, guest} and len(hashes) == 2
+    assert lines == [
+        ("9001", "shirt", 3, "2024-05-01", pytest.approx(64 / 3)),
+        ("9001", "mug", 1, "2024-05-01", 8),
+        ("9001", "poster", 4, "2024-05-06", 5),
+        (guest, "mug", 1, "2024-05-08", None),
+        ("9002", "CUP-OLD", 1, "2024-05-09", None),
+        ("9002", "shirt", 2, "2024-05-09", None),
+        (cyd, "shirt", 4, "2024-06-01", 20),
+        (cyd, "gift", 1, "2024-06-02", 50),
+        ("9002", "mug", 6, "2024-06-03", 8),
+    ]
+    orders = [account(dataset, f"orders_export_{n}.csv") for n in (1, 2)]
+    assert [one["read"] for one in orders] == [15, 8]
+    assert [(one["kept"], one["merged"], one["netted"]) for one in orders] == [(5, 1, 0), (4, 1, 0)]
+    # The cell over two lines of #1002 moves what follows down.
+    assert {reason: rows["lines"] for reason, rows in orders[0]["dropped"].items()} == {
+        "order is in a newer file too": [11, 12],
+        "order was cancelled": [9, 10],
+        "order is refunded": [8],
+        "order is voided": [5, 7],
+        "order is expired": [15],
+        "no customer": [14],
+    }
+    assert {reason: rows["lines"] for reason, rows in orders[1]["dropped"].items()} == {
+        "order is refunded": [3, 4],
+        "no product": [7],
+    }
+    assert dataset.interactions.order is not None and len(set(dataset.interactions.order.tolist())) == 7
+
+
+def test_what_was_decided_is_said(tmp_path):
+    dataset = datasets.read(exports(tmp_path))
+    assert dataset.quality["warnings"] == [
+        "1 customer of orders_export_1.csv and 1 more file not in customers_export.csv: "
+        f'"{rows_of(dataset)[3][0]}"; kept, without attributes',
+        "1 product of orders_export_1.csv and 1 more file not in products_export_1.csv: "
+        '"CUP-OLD"; kept, without attributes',
+        "1 order in several files; each counts once, in the newest of them, not in orders_export_1.csv",
+        "1 order partially refunded; they count in full, for an export does not say which lines came back",
+        "orders in 3 currencies (CHF 6, USD 1, EUR 1); prices count in CHF alone, other lines have none",
+        "1 order without an e-mail address (sold at a counter?); left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "units"),
+    [((), 23), (("paid",), 13), (("paid", "cancelled"), 15), (("voided", "refunded", "expired"), 12 + 3 + 1 + 3)],
+)
+def test_statuses_choose_the_orders_that_count(tmp_path, statuses, units):
+    dataset = datasets.read(exports(tmp_path), statuses=statuses)
+    assert dataset.interactions.quantity.sum() == units
+    for name in dataset.quality["files"]:
+        account(dataset, name)
+
+
+@pytest.mark.parametrize("products", [OLDER, NEWER])
+def test_a_product_carries_its_variants_and_names_one_in_stock(tmp_path, products):
+    dataset = datasets.read(exports(tmp_path, products_export_1=products))
+    rows = dataset.products.set_index("sku")
+    assert rows.index.tolist() == ["CUP-OLD", "gift", "mug", "poster", "shirt"]
+    assert rows["title"].tolist() == ["Cup", "Gift card", "Mug", "Poster", "Shirt"]
+    assert rows["variant_sku"].tolist() == ["", "GIFT", "0077", "", "SH-RS"]
+    assert json.loads(rows["variants"]["shirt"]) == ["SH-RM", "SH-RS", "SH-BL"]
+    assert rows.loc["shirt", ["vendor", "type", "published", "price"]].tolist() == ["Weave", "Clothes", "true", "19.00"]
+    found = account(dataset, "products_export_1.csv")
+    assert (found["read"], found["kept"], found["merged"]) == (7, 4, 2)
+    assert found["dropped"] == {"image of a product": {"rows": 1, "lines": [5]}}
+
+
+def test_by_variant_sizes_are_items_of_their_own(tmp_path):
+    dataset = datasets.read(exports(tmp_path), by="variant")
+    assert [row[:3] for row in rows_of(dataset)[:4]] == [
+        ("9001", "SH-RM", 2), ("9001", "0077", 1), ("9001", "SH-BL", 1), ("9001", "Poster", 4),
+    ]  # fmt: skip
+    titles = dataset.products.set_index("sku")["title"]
+    assert titles["SH-BL"] == "Shirt - Blue / L" and titles["0077"] == "Mug"
+    assert account(dataset, "products_export_1.csv")["kept"] == 6
+
+
+def test_one_sku_under_two_titles_is_said(tmp_path):
+    again = OLDER + "print,Print,,Press,Paper,,true,Title,Default Title,,,GIFT,,5.00,,false,active\n"
+    dataset = datasets.read(exports(tmp_path, products_export_1=again))
+    assert (
+        '1 SKU under several products, such as "GIFT" ("Gift card", "Print"); the first counts: '
+        "give each variant a SKU of its own"
+    ) in dataset.quality["warnings"]
+
+
+def test_files_are_known_by_their_columns(tmp_path):
+    plain = datasets.read(exports(tmp_path / "named"))
+    other = exports(
+        tmp_path / "other",
+        orders_export_1="", orders_export_2="", customers_export="", products_export_1="",
+        a=ORDERS_1, b=ORDERS_2, c=CUSTOMERS, d=OLDER,
+    )  # fmt: skip
+    assert rows_of(datasets.read(other)) == rows_of(plain)
+
+
+PERSONAL = ("shop.example", "web.example", "Alder", "Lime", "Birch", "4179", "Nemo", "ring twice")
+
+
+def test_no_address_is_kept_written_or_said(tmp_path, capsys):
+    folder = exports(tmp_path / "shop")
+    dataset = datasets.read(folder)
+    assert dataset.customers.columns.tolist() == [
+        "customer_id", "accepts_email_marketing", "default_address_city", "default_address_zip", "tags",
+    ]  # fmt: skip
+    runs.write_data(tmp_path, dataset)
+    assert run("check", folder, "--json", tmp_path / "check.json") == 0
+    said = "".join(capsys.readouterr())
+    written = [
+        *(path.read_text() for path in tmp_path.glob("*.json")),
+        *(pd.read_parquet(path).to_csv() for path in (tmp_path / "data").glob("*.parquet")),
+        (tmp_path / "data" / "quality.json").read_text(),
+    ]
+    assert len(written) == 5 and "9001" in written[1] + written[2] + written[3]
+    for one in [said, *written]:
+        assert not any(sign.lower() in one.lower() for sign in PERSONAL)
+
+
+def test_hashes_are_the_key_s_and_addresses_come_back_from_the_user_s_file(tmp_path, monkeypatch):
+    folder = exports(tmp_path)
+    ids = set(datasets.read(folder).interactions.users.ids)
+    found = addresses_of(folder / "customers_export.csv").set_index("customer_id")["email"]
+    assert found["9002"] == "BOB@shop.example" and "cyd@shop.example" in found[list(ids & set(found.index))].tolist()
+    assert set(datasets.read(folder).interactions.users.ids) == ids
+    monkeypatch.setenv("AEJAX_KEY", KEY + "another")
+    assert {one for one in ids if one.startswith("h-")}.isdisjoint(datasets.read(folder).interactions.users.ids)
+    monkeypatch.setenv("AEJAX_KEY", "short")
+    with pytest.raises(InputError, match=r'"c\.\.\.@\.\.\."\).*AEJAX_KEY has 5 characters; set that'):
+        datasets.read(folder)
+
+
+def test_a_plain_shop_s_addresses_go_the_same_way(tmp_path):
+    columns = "customer_id,name,home_phone,city,hobby,wants_email_newsletter"
+    customers = f"{columns}\n1,Ann Ash,1,Bern,ANN@x.example,yes\n2,Bo Bay,2,Bern,bo@x.example,no\n"
+    orders = "customer_id,lineitem_sku,lineitem_quantity\nann@x.example,p,1\nBo@x.example,q,1\nzed@x.example,q,1\n"
+    for name, content in {"customers": customers, "orders": orders, "products": "sku\np\nq\n"}.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+    dataset = datasets.read(tmp_path)
+    assert dataset.interactions.users.ids[:2].tolist() == ["1", "2"]
+    assert dataset.interactions.users.ids[2].startswith("h-")
+    assert dataset.customers.columns.tolist() == ["customer_id", "city", "wants_email_newsletter"]
+    assert dataset.quality["files"]["customers.csv"]["columns_left_out"] == ["name", "home_phone", "hobby"]
+
+
+@pytest.mark.parametrize(
+    ("name", "personal"),
+    [
+        ("email", True), ("e-mail", True), ("phone_number", True), ("first_name", True), ("name", True),
+        ("default_address_address1", True), ("default_address_company", True), ("shipping_street", True),
+        ("accepts_email_marketing", False), ("default_address_city", False), ("country_name", False),
+        ("household_size", False), ("segment_name", False), ("tags", False),
+    ],
+)  # fmt: skip
+def test_personal_columns_by_name(name, personal):
+    assert addresses.is_personal(name) == personal
+
+
+def test_personal_columns_by_their_cells():
+    count = 40
+    frame = pd.DataFrame(
+        {
+            "customer_id": [str(n) for n in range(count)],
+            "reach": [f"+41 79 000 00 {n:02d}" for n in range(count)],
+            "home": [f"Lindenstrasse {n}" for n in range(count)],
+            "who": [f"{chr(65 + n % 26)}nna {chr(65 + n // 2)}sher" for n in range(count)],
+            "town": ["New York", "Bad Ragaz"] * (count // 2),
+            "remark": ["", "call 079 000 00 00"] * 10 + ["x@y.example"] + ["likes blue"] * 19,
+            "since": ["01.02.2024", "03.12.2023"] * (count // 2),
+        },
+        dtype="str",
+    )
+    kept, gone, warnings = addresses.without_personal(frame, "customers.csv")
+    assert gone == ["reach", "home", "who"]
+    assert kept.columns.tolist() == ["customer_id", "town", "remark", "since"]
+    assert "x@y.example" not in kept["remark"].tolist() and "likes blue" in kept["remark"].tolist()
+    assert warnings == ["customers.csv: 1 cell of remark with an e-mail address or phone number; left blank"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--statuses", "payed"), '--statuses names "payed"; did you mean "paid"?'),
+        (("--by", "variant"), "--by variant belongs to Shopify's exports"),
+        (("--statuses", "paid"), "--statuses paid belongs to Shopify's exports"),
+    ],
+)
+def test_options_of_exports_are_refused_elsewhere(tmp_path, capsys, arguments, text):
+    assert run("check", write_shop(tmp_path), *arguments) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_a_config_keeps_them():
+    config = RunConfig(DataConfig("shop", statuses=["paid"], by="variant"), SplitConfig(), TrainingConfig(), "ease", {})
+    assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
