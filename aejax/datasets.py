@@ -17,7 +17,7 @@ from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions
 from aejax.quality import Dropped, FileAccount, counted
-from aejax.tables import text, values
+from aejax.tables import sources, text, values
 from aejax.tables.shop import read_shop
 from aejax.tables.text import TextFile
 
@@ -104,7 +104,7 @@ def _lightgcn_file(path: Path, part: int) -> _Pairs:
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise text.not_utf8(path) from None
+        raise sources.not_utf8(path) from None
     words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pa.array(content.split("\n"), pa.string())))
     starts = words.offsets.to_numpy()[:-1]
     coded = words.flatten().dictionary_encode()
