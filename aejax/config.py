@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,9 @@ from aejax.errors import InputError, nearest
 from aejax.moments import moment_of
 
 PROTOCOLS = ("users", "items", "last-order", "time", "predefined", "cold-items", "reconstruction")
+# What a mapping of a shop's columns may name. Of customers and products every column may have a name of its own.
+ORDER_COLUMNS = ("customer_id", "lineitem_sku", "lineitem_quantity", "order_id", "created_at", "lineitem_price")
+READING = ("file", "encoding", "decimal", "date_format")
 REPEAT_PROTOCOLS = ("last-order", "time", "predefined")
 
 
@@ -25,6 +29,9 @@ class DataConfig:
         used: `category`, `number`, `text` or `none`; a column that is not here is used as what it looks like.
       new_products: products that are set aside, or were never bought, stay among the products of a model, which scores
         them by their attributes; no protocol offers them, and `recommend --include-new` may.
+      columns: a shop whose files or columns have other names: `orders.customer_id`, `products.sku`, ... -> the column
+        of the file; `orders.file`, `customers.file`, `products.file` -> the file; and of each table `encoding`,
+        `decimal` (`,` or `.`) and `date_format` (as `strptime` has it), where they are not recognised.
     """
 
     path: str
@@ -32,10 +39,34 @@ class DataConfig:
     min_rating: float | None = None
     attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     new_products: bool = False
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.min_customers is not None and self.min_customers < 1:
             raise InputError(f"--min-customers is {self.min_customers}; expected 1 or more")
+        for key, value in self.columns.items():
+            _check_mapped(key, value)
+
+
+def _check_mapped(key: str, value: str) -> None:
+    """Check one entry of a mapping of columns."""
+    table, _, name = key.partition(".")
+    if table not in ("orders", "customers", "products") or not name:
+        raise InputError(f'--columns has "{key}"; expected orders.NAME, customers.NAME or products.NAME')
+    if table == "orders" and name not in (*ORDER_COLUMNS, *READING):
+        raise InputError(f'--columns has "{key}"; {nearest(name, (*ORDER_COLUMNS, *READING))}')
+    if not isinstance(value, str) or not value:
+        raise InputError(f"--columns {key} is {value!r}; expected a text")
+    if name == "decimal" and value not in (",", "."):
+        raise InputError(f'--columns {key} is "{value}"; expected "," or "."')
+    if name == "date_format" and "%" not in value:
+        raise InputError(f'--columns {key} is "{value}"; expected such as "%d.%m.%Y"')
+    if name == "encoding":
+        try:
+            if "\0" in value or not codecs.lookup(value)._is_text_encoding:
+                raise LookupError
+        except (LookupError, UnicodeError):
+            raise InputError(f'--columns {key} is "{value}"; expected such as utf-8, cp1252 or utf-16') from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions
 from aejax.quality import Dropped, FileAccount, counted
-from aejax.tables import sources, text, values
+from aejax.tables import proposal, sources, text, values
+from aejax.tables.columns import PROPOSES, TABLES, UnknownColumnsError, table_of, tables_in
 from aejax.tables.shop import read_shop
 from aejax.tables.text import TextFile
 
@@ -29,7 +31,9 @@ _MOVIELENS_RATINGS = ("userid", "movieid", "rating", "timestamp")
 _MOVIELENS_MOVIES = ("movieid", "title", "genres")
 
 
-def read(folder: Path, *, min_rating: float | None = None) -> Dataset:
+def read(
+    folder: Path, *, min_rating: float | None = None, columns: Mapping[str, str] = MappingProxyType({})
+) -> Dataset:
     """Read a folder, whatever of the known formats it holds.
 
     In a public format each pair of a user and an item is an order of its own, of quantity 1. A pair that occurs twice
@@ -38,6 +42,7 @@ def read(folder: Path, *, min_rating: float | None = None) -> Dataset:
     Args:
       folder: the folder.
       min_rating: ratings below are dropped; None keeps every rating as a positive.
+      columns: of a shop whose files or columns have other names; see `aejax.tables.columns`.
 
     Returns:
       The data set.
@@ -49,19 +54,28 @@ def read(folder: Path, *, min_rating: float | None = None) -> Dataset:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; expected one with {_EXPECTED}")
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    if {"customers.csv", "orders.csv", "products.csv"} & set(there):
+    tables = tables_in(folder)
+    if columns or any(table_of(path) in TABLES for path in tables):
         if min_rating is not None:
             raise _no_ratings(min_rating, "orders.csv")
-        return read_shop(folder)
+        return read_shop(folder, columns)
     if "train.txt" in there or "test.txt" in there:
         return _read_lightgcn(folder, there, min_rating)
     if interactions := [name for name in there if name.endswith(".inter")]:
         return _read_recbole(folder, interactions, min_rating)
     if "ratings.csv" in there or "ratings.dat" in there:
         return _read_movielens(folder, "ratings.csv" if "ratings.csv" in there else "ratings.dat", min_rating)
-    raise InputError(
-        f"{folder} holds no known data (there are: {', '.join(there) or 'no files'}); expected {_EXPECTED}"
-    )
+    unknown = f"{folder} holds no known data (there are: {', '.join(there) or 'no files'}); expected {_EXPECTED}"
+    raise UnknownColumnsError(f"{unknown}; {PROPOSES}") if tables else InputError(unknown)
+
+
+def proposed_mapping(folder: Path) -> str:
+    """What `--columns` could say of a shop whose columns are not known, as TOML.
+
+    Raises:
+      InputError: a file of the folder cannot be read.
+    """
+    return proposal.propose(folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aejax.cli.options import Common, attribute_kinds
+from aejax.cli.options import Common, attribute_kinds, column_mapping
 from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics, trial_line
 from aejax.errors import InputError
 
@@ -38,7 +38,13 @@ def data(
     console.print(f"Wrote {', '.join(f'{file} ({count:,} rows)' for file, count in rows.items())} to {out}.")
 
 
-def check(data: Data, json: Path | None = None, min_rating: float | None = None, attributes: str | None = None) -> None:
+def check(
+    data: Data,
+    json: Path | None = None,
+    min_rating: float | None = None,
+    attributes: str | None = None,
+    columns: tuple[str, ...] = (),
+) -> None:
     """Report the quality of the data: what was kept, dropped, why, and where.
 
     Args:
@@ -46,11 +52,21 @@ def check(data: Data, json: Path | None = None, min_rating: float | None = None,
       json: write the report to this file as well.
       min_rating: MovieLens: drop ratings below; default: every rating counts.
       attributes: column=kind,...: kinds of columns as fit takes them.
+      columns: table.name=column, or a TOML file, as fit takes them; where they are needed a mapping is proposed.
     """
     from aejax import datasets, experiment, quality, runs
     from aejax.attributes import report, summary_lines
+    from aejax.config import DataConfig
 
-    dataset = datasets.read(data, min_rating=min_rating)
+    config = DataConfig(str(data), columns=column_mapping(columns))
+    try:
+        dataset = datasets.read(data, min_rating=min_rating, columns=config.columns)
+    except datasets.UnknownColumnsError as problem:
+        print(datasets.proposed_mapping(data))
+        raise InputError(
+            f"{str(problem).removesuffix(datasets.PROPOSES).rstrip('; ')}. Save what is proposed here as columns.toml, correct it, and: aejax check {data} --columns "
+            "columns.toml"
+        ) from None
     found = report(experiment.recognise(dataset, attribute_kinds(attributes)))
     console = make_console()
     for line in quality.summary_lines(dataset.quality) + summary_lines(found):
@@ -227,7 +243,7 @@ def compare(
     if seeds < 1 or split_seeds < 1:
         raise InputError(f"--seeds is {seeds} and --split-seeds {split_seeds}; expected 1 or more")
     settings = experiment.compare_settings(names, common.given_settings(), common.stored_settings())
-    dataset = datasets.read(data, min_rating=common.min_rating)
+    dataset = datasets.read(data, min_rating=common.min_rating, columns=common.data_config(data).columns)
     if out is None:
         out = experiment.default_run(data, "compare", dataset.interactions, common.split)
     with runs.whole_folder(out, overwrite=overwrite) as unfinished, EpochProgress(console) as progress:
@@ -307,27 +323,28 @@ COMMANDS = {
 }
 
 
-def _join_set(arguments: Sequence[str]) -> list[str]:
-    """Every `--set a=1` as one `--set a=1 b=2`, so that it may be repeated."""
+def _join_repeated(arguments: Sequence[str]) -> list[str]:
+    """Every `--set a=1` as one `--set a=1 b=2`, and so every `--columns`, so that they may be repeated."""
     rest: list[str] = []
-    pairs: list[str] = []
+    pairs: dict[str, list[str]] = {"--set": [], "--columns": []}
     position = 0
     while position < len(arguments):
         argument = arguments[position]
         position += 1
-        if argument == "--set":
+        option, equals, value = argument.partition("=")
+        if option not in pairs:
+            rest.append(argument)
+        elif equals:
+            pairs[option].append(value)
+        else:
             # The first word is meant as a pair even without "=": its message can then say what is missing.
             first = position
             while position < len(arguments) and not arguments[position].startswith("-"):
                 if position > first and "=" not in arguments[position]:
                     break
-                pairs.append(arguments[position])
+                pairs[option].append(arguments[position])
                 position += 1
-        elif argument.startswith("--set="):
-            pairs.append(argument.removeprefix("--set="))
-        else:
-            rest.append(argument)
-    return [*rest, "--set", *pairs] if pairs else rest
+    return rest + [word for option, words in pairs.items() if words for word in (option, *words)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -342,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "held-out evidence out. What JAX compiles is kept in the user's cache folder, or in "
                     "JAX_COMPILATION_CACHE_DIR."
                 ),
-                args=_join_set(sys.argv[1:] if arguments is None else arguments),
+                args=_join_repeated(sys.argv[1:] if arguments is None else arguments),
             )
         finally:
             sys.stdout.flush()

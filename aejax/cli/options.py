@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,9 @@ class Common:
     number, text or none."""
     new_products: tyro.conf.FlagCreatePairsOff[bool] = False
     """Keep products set aside or never bought, for a model to score by their attributes: recommend --include-new."""
+    columns: tuple[str, ...] = ()
+    """Where a shop's files or columns have other names: table.name=column, such as orders.customer_id="Kunden-Nr"
+    orders.file=sales.csv, or a TOML file as aejax check proposes it."""
     split_seed: int = 0
     """Seed of the split."""
     settings: Path | None = None
@@ -59,7 +63,12 @@ class Common:
         from aejax.config import DataConfig
 
         return DataConfig(
-            str(data), self.min_customers, self.min_rating, attribute_kinds(self.attributes), self.new_products
+            str(data),
+            self.min_customers,
+            self.min_rating,
+            attribute_kinds(self.attributes),
+            self.new_products,
+            column_mapping(self.columns),
         )
 
     def split_config(self) -> SplitConfig:
@@ -111,10 +120,38 @@ class Common:
 
         if resume and run is not None:
             return None, run
-        dataset = datasets.read(data, min_rating=self.min_rating)
+        dataset = datasets.read(data, min_rating=self.min_rating, columns=self.data_config(data).columns)
         if run is None:
             run = experiment.default_run(data, model, dataset.interactions, self.split, last)
         return None if resume else dataset, run
+
+
+def column_mapping(given: tuple[str, ...]) -> dict[str, str]:
+    """--columns as one mapping; of what is given twice the last counts.
+
+    Raises:
+      InputError: a word is neither table.name=column nor a TOML file of that.
+    """
+    mapping: dict[str, str] = {}
+    for word in given:
+        key, equals, column = word.partition("=")
+        if equals:
+            mapping[key.strip()] = column
+            continue
+        try:
+            tables = tomllib.loads(Path(word).read_text(encoding="utf-8"))
+        except OSError:
+            raise InputError(
+                f'--columns got "{word}", which is no file; expected a TOML file, or such as '
+                'orders.customer_id="Kunden-Nr"'
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+            raise InputError(f"--columns {word} is no TOML: {problem}") from None
+        for table, entries in tables.items():
+            if not isinstance(entries, dict):
+                raise InputError(f'--columns {word}: "{table}" stands outside of [orders], [customers] and [products]')
+            mapping.update({f"{table}.{name}": column for name, column in entries.items()})
+    return mapping
 
 
 def attribute_kinds(given: str | None) -> dict[str, str]:

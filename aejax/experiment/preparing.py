@@ -44,7 +44,9 @@ def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
     """Read a folder and split it. Raises `InputError` where the data cannot carry what is asked."""
     from aejax import datasets  # a run can do without what checks tables, which takes long to import
 
-    return prepare_dataset(datasets.read(Path(data.path), min_rating=data.min_rating), data, split_config)
+    return prepare_dataset(
+        datasets.read(Path(data.path), min_rating=data.min_rating, columns=data.columns), data, split_config
+    )
 
 
 def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfig) -> Prepared:

@@ -67,8 +67,11 @@ class Cleaned:
     warnings: list[str]
 
 
-def clean(lines: OrderLines) -> Cleaned:
-    """Apply the rules, in this order: no customer, no product, quantity zero, no date, one line an order and SKU."""
+def clean(lines: OrderLines, source: str = "orders.csv") -> Cleaned:
+    """Apply the rules, in this order: no customer, no product, quantity zero, no date, one line an order and SKU.
+
+    `source` is the file, for messages.
+    """
     rows = np.arange(len(lines.quantity), dtype=np.int32)
     dropped: dict[str, np.ndarray] = {}
     for rule, broken in (
@@ -85,7 +88,7 @@ def clean(lines: OrderLines) -> Cleaned:
         dated = np.flatnonzero(~undated)
         rows, lines, at = rows[dated], lines.take(dated), at[dated]
         order = None if order is None else order[dated]
-    quantity, first, merged, netted = _summed(order, lines.sku, lines.quantity)
+    quantity, first, merged, netted = _summed(order, lines.sku, lines.quantity, source)
     if first is not None:
         rows, lines, order = rows[first], lines.take(first), None if order is None else order[first]
         at = None if at is None else at[first]
@@ -147,7 +150,7 @@ def _by_order_id(order: Coded, customer: Coded) -> tuple[np.ndarray, list[str]]:
 
 
 def _summed(
-    order: np.ndarray | None, sku: Coded, quantity: np.ndarray
+    order: np.ndarray | None, sku: Coded, quantity: np.ndarray, source: str
 ) -> tuple[np.ndarray, np.ndarray | None, int, int]:
     """Sum the lines of one order and SKU.
 
@@ -171,7 +174,7 @@ def _summed(
     if np.abs(total).max() > np.iinfo(np.int32).max:
         worst = shown(sku.text(int(repeated[first[np.abs(total).argmax()]])))
         raise InputError(
-            f"orders.csv: the lines of one order with lineitem_sku {worst} add up to {np.abs(total).max():,} units; "
+            f"{source}: the lines of one order with lineitem_sku {worst} add up to {np.abs(total).max():,} units; "
             f"expected at most {np.iinfo(np.int32).max:,}"
         )
     summed = quantity.copy()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,9 @@ from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import Dataset
 from aejax.quality import Dropped, FileAccount, counted, shown
-from aejax.tables import text, values
+from aejax.tables import columns, text, values
 from aejax.tables.cleaning import Cleaned, OrderLines, clean
 from aejax.tables.text import TextFile
-
-FILES = ("customers.csv", "orders.csv", "products.csv")
 
 # Names under which shop systems and public data sets are known to export what we need.
 _CUSTOMER = ("email", "customer", "customer_email", "customerid", "client_id", "user_id", "household_id", "id")
@@ -28,12 +26,11 @@ _ORDERS_NEED = {
     "lineitem_quantity": ("quantity", "qty", "units", "amount"),
 }
 _ORDERS_USE = ("order_id", "created_at")
-_CUSTOMERS_NEED = {"customer_id": _CUSTOMER}
-_PRODUCTS_NEED = {"sku": ("lineitem_sku", *_SKU)}
+_NEED = {"customers": {"customer_id": _CUSTOMER}, "products": {"sku": ("lineitem_sku", *_SKU)}}
 
 
-def read_shop(folder: Path) -> Dataset:
-    """Read customers.csv, orders.csv and products.csv.
+def read_shop(folder: Path, mapping: Mapping[str, str] = MappingProxyType({})) -> Dataset:
+    """Read the tables of a shop: customers.csv, orders.csv and products.csv, or what `columns.find` takes for them.
 
     Lines of one order, customer and SKU are summed. Without `order_id`, lines of one customer at one `created_at` are
     one order; a line with a blank `order_id` is an order of its own; without both columns there are no orders, and
@@ -41,7 +38,8 @@ def read_shop(folder: Path) -> Dataset:
     quantity: only a protocol, after its cut, may net them; the account says what netting them on all data does.
 
     Args:
-      folder: holds the three files.
+      folder: holds the files.
+      mapping: which file is which table and which column is what, where they have other names; see `columns`.
 
     Returns:
       The data set, of format `shop`.
@@ -49,37 +47,42 @@ def read_shop(folder: Path) -> Dataset:
     Raises:
       InputError: a file or column is missing, a cell or row is malformed, or nothing is left to learn from.
     """
-    _require_files(folder)
-    lines, orders_file = _read_orders(folder / "orders.csv")
-    cleaned = clean(lines)
+    found = columns.find(folder, mapping)
+    source = found["orders"].name
+    lines, orders_file, guessed = _read_orders(found["orders"], mapping)
+    cleaned = clean(lines, source)
     interactions = cleaned.lines
     gone = {rule: len(rows) for rule, rows in cleaned.dropped.items()}
     gone["returns and purchases of one order cancel each other"] = cleaned.netted
-    quality.require_something_to_learn("orders.csv", interactions, gone)
-    customers, customers_account = _read_entities(folder / "customers.csv", _CUSTOMERS_NEED, quality.NO_CUSTOMER)
-    products, products_account = _read_entities(folder / "products.csv", _PRODUCTS_NEED, quality.NO_PRODUCT)
+    quality.require_something_to_learn(source, interactions, gone)
+    customers, customers_account, told = _read_entities(found, "customers", mapping, quality.NO_CUSTOMER)
+    products, products_account, told_too = _read_entities(found, "products", mapping, quality.NO_PRODUCT)
     new_customers = _not_among(interactions.users.ids, customers.loc[:, "customer_id"])
     new_products = _not_among(interactions.items.ids, products.loc[:, "sku"])
     warnings = [
-        *_unknown(new_customers, "customer", "customers.csv"),
-        *_unknown(new_products, "product", "products.csv"),
+        *guessed,
+        *told,
+        *told_too,
+        *_unknown(new_customers, "customer", source, found.get("customers")),
+        *_unknown(new_products, "product", source, found.get("products")),
         *cleaned.warnings,
     ]
     customers = _with_rows(customers, "customer_id", new_customers)
     products = _titled(_with_rows(products, "sku", new_products))
     netting = quality.account_for_returns(interactions)
     if len(netting.bought) == 0:
-        raise InputError("orders.csv: nothing to learn from; there are only returns and the purchases they cancel")
+        raise InputError(f"{source}: nothing to learn from; there are only returns and the purchases they cancel")
     if netting.excess:
         warnings.append(f"units returned beyond what was bought before: {netting.excess:,}; they are ignored")
-    orders_account = _orders_account(orders_file, len(lines.quantity), cleaned, netting)
+    accounts = {"customers": customers_account, "orders": None, "products": products_account}
+    accounts["orders"] = _orders_account(orders_file, len(lines.quantity), cleaned, netting)
     return Dataset(
         format="shop",
         interactions=interactions,
         customers=customers,
         products=products,
         quality=quality.report(
-            files=dict(zip(FILES, (customers_account, orders_account, products_account), strict=True)),
+            files={found[table].name: account for table, account in accounts.items() if account is not None},
             bought=netting.bought,
             customers=len(customers),
             products=len(products),
@@ -87,53 +90,52 @@ def read_shop(folder: Path) -> Dataset:
             described=_described(products),
             warnings=warnings,
         ),
-        files=tuple(folder / name for name in FILES),
+        files=tuple(found.values()),
     )
 
 
-def _require_files(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; expected one with {', '.join(FILES)}")
-    there = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    for name in FILES:
-        if name not in there:
-            others = [other for other in there if other not in FILES]
-            likely = difflib.get_close_matches(name, others, n=1)
-            remedy = f'; if "{likely[0]}" is that file, rename it' if likely else ""
-            raise InputError(f"{folder} has no {name} (there are: {', '.join(there) or 'no files'}){remedy}")
-
-
-def _read_orders(path: Path) -> tuple[OrderLines, TextFile]:
-    file = text.open_text(path)
-    text.require_columns(file, _ORDERS_NEED)
+def _read_orders(path: Path, mapping: Mapping[str, str]) -> tuple[OrderLines, TextFile, list[str]]:
+    """The order lines, their file, and what was guessed."""
+    file = columns.open_table(path, "orders", mapping, _ORDERS_NEED)
     table = text.read_columns(file, [name for name in (*_ORDERS_NEED, *_ORDERS_USE) if name in file.names])
-    columns = {name: text.coded(table[name]) for name in table.column_names}
+    cells = {name: text.coded(table[name]) for name in table.column_names}
     del table
-    order, created_at = (columns.get(name) for name in _ORDERS_USE)
+    order, created_at = (cells.get(name) for name in _ORDERS_USE)
+    cells, guessed = values.with_points(file, cells, ("lineitem_quantity", "lineitem_price"))
+    at = None
+    if created_at is not None and not created_at.blank().all():
+        at, read_as = values.moments(file, "created_at", created_at)
+        guessed += read_as
     lines = OrderLines(
-        customer=columns["customer_id"],
-        sku=columns["lineitem_sku"],
-        quantity=values.quantities(file, "lineitem_quantity", columns["lineitem_quantity"]),
+        customer=cells["customer_id"],
+        sku=cells["lineitem_sku"],
+        quantity=values.quantities(file, "lineitem_quantity", cells["lineitem_quantity"]),
         order=order if order is not None and not order.blank().all() else None,
-        at=None if created_at is None or created_at.blank().all() else values.moments(file, "created_at", created_at),
+        at=at,
     )
-    return lines, file
+    return lines, file, [*file.told, *guessed]
 
 
-def _read_entities(path: Path, need: Mapping[str, Sequence[str]], no_id: str) -> tuple[pd.DataFrame, FileAccount]:
-    """A table with an id a row, as text, and the account of its rows."""
+def _read_entities(
+    found: Mapping[str, Path], table: str, mapping: Mapping[str, str], no_id: str
+) -> tuple[pd.DataFrame, FileAccount | None, list[str]]:
+    """A table with an id a row, as text, the account of its rows, and what was guessed; empty where there is none."""
+    need = _NEED[table]
     (name,) = need
-    file = text.open_text(path)
-    text.require_columns(file, need)
-    columns = [name, *(other for other in file.names if other != name)]
-    frame = text.read_columns(file, columns, coded=False).to_pandas().astype("str")
+    if table not in found:
+        return pd.DataFrame({name: []}, dtype="str"), None, []
+    file = columns.open_table(found[table], table, mapping, need)
+    names = [name, *(other for other in file.names if other != name)]
+    frame = text.read_columns(file, names, coded=False).to_pandas().astype("str")
     frame[name] = frame[name].str.strip()
+    guessed = values.numbers_with_points(file, frame, names[1:])
     named = (frame[name] != "").to_numpy()
     rows = np.flatnonzero(named)
     values.check_unique(file, name, frame[name][named], rows)
     blank = np.flatnonzero(~named)
     dropped = {no_id: Dropped(len(blank), text.physical_lines(file, blank[: quality.FIRST_LINES]))}
-    return frame.loc[named], FileAccount(read=len(frame), dropped=dropped, renamed=file.renamed)
+    account = FileAccount(read=len(frame), dropped=dropped, renamed=file.renamed)
+    return frame.loc[named], account, [*file.told, *guessed]
 
 
 def _with_rows(frame: pd.DataFrame, name: str, new: np.ndarray) -> pd.DataFrame:
@@ -161,12 +163,14 @@ def _not_among(used: np.ndarray, known: pd.Series) -> np.ndarray:
     return used[pd.Index(known.to_numpy(dtype=object)).get_indexer(used) < 0]
 
 
-def _unknown(unknown: np.ndarray, noun: str, where: str) -> list[str]:
+def _unknown(unknown: np.ndarray, noun: str, source: str, where: Path | None) -> list[str]:
     if len(unknown) == 0:
         return []
+    if where is None:
+        return [f"there is no table of {noun}s: nothing but their ids in {source} is known of them"]
     sample = ", ".join(shown(value) for value in unknown[:3])
     more = ", ..." if len(unknown) > 3 else ""
-    return [f"{counted(len(unknown), noun)} of orders.csv not in {where}: {sample}{more}; kept, without attributes"]
+    return [f"{counted(len(unknown), noun)} of {source} not in {where.name}: {sample}{more}; kept, without attributes"]
 
 
 def _orders_account(file: TextFile, read: int, cleaned: Cleaned, netting: quality.Netting) -> FileAccount:

@@ -31,11 +31,7 @@ from aejax.quality import shown
 from aejax.tables import grids, sources
 from aejax.tables.grids import Grid
 
-SUFFIXES = (
-    *tuple(text + packing for text in sources.TEXT_SUFFIXES for packing in ("", ".gz", ".zip")),
-    ".zip",
-    *grids.SUFFIXES,
-)
+SUFFIXES = (*sources.TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in sources.TEXT_SUFFIXES), ".zip", *grids.SUFFIXES)
 SEPARATORS = ",;\t|"
 _SAMPLE = 50  # records by which a separator is recognised
 _LARGEST_RECORD = 64 << 20
