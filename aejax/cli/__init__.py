@@ -63,9 +63,10 @@ def check(
         dataset = datasets.read(data, min_rating=min_rating, columns=config.columns)
     except datasets.UnknownColumnsError as problem:
         print(datasets.proposed_mapping(data))
+        reason = str(problem).removesuffix(datasets.PROPOSES).rstrip("; ")
         raise InputError(
-            f"{str(problem).removesuffix(datasets.PROPOSES).rstrip('; ')}. Save what is proposed here as columns.toml, correct it, and: aejax check {data} --columns "
-            "columns.toml"
+            f"{reason}. Save the mapping that is proposed here as columns.toml, correct it, and: "
+            f"aejax check {data} --columns columns.toml"
         ) from None
     found = report(experiment.recognise(dataset, attribute_kinds(attributes)))
     console = make_console()

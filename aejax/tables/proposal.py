@@ -46,7 +46,7 @@ _TERMS = {
         "numerofacture idpedido numeropedido numpedido numerofactura bestelnummer ordernummer bestelnr factuurnummer "
         "auftrag bestellung beleg rechnung commande facture pedido factura order invoice",
         "created_at": "createdat orderdate invoicedate bestelldatum auftragsdatum rechnungsdatum belegdatum "
-        "datecommande datefacture fechapedido fechafactura besteldatum orderdatum factuurdatum datum date fecha timestamp",
+        "datecommande datefacture fechapedido fechafactura besteldatum orderdatum factuurdatum datum date fecha",
         "lineitem_price": _PRICE,
     },
     "customers": {"customer_id": _CUSTOMER + " id"},

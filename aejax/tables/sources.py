@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from aejax.errors import InputError
 from aejax.quality import shown
@@ -164,7 +164,7 @@ def _quotes(path: Path, codec: str) -> int:
 
 def _unpacked(path: Path) -> io.BufferedReader:
     if path.suffix == ".gz":
-        return io.BufferedReader(_Bounded(path, gzip.open(path)), CHUNK)
+        return io.BufferedReader(_Bounded(path, cast(IO[bytes], gzip.open(path))), CHUNK)
     if path.suffix == ".zip":
         try:
             archive = zipfile.ZipFile(path)

@@ -79,11 +79,21 @@ def moments(file: TextFile, name: str, column: Coded) -> tuple[np.ndarray, list[
 def with_points(
     file: TextFile, columns: Mapping[str, Coded], names: Iterable[str]
 ) -> tuple[dict[str, Coded], list[str]]:
-    """The columns, with points for decimal commas in those of these names that have such, and what was done."""
+    """The columns, with points for decimal commas in those of these names that have such, and what was done.
+
+    Raises:
+      InputError: numbers such as 1.000 may be grouped or decimal.
+    """
     changed, told = dict(columns), []
     for name in names:
         if name in columns:
-            plain = _with_points(columns[name].values.to_pandas().astype("str"), file)
+            distinct = columns[name].values.to_pandas().astype("str")
+            plain = _with_points(distinct, file)
+            if plain is None and file.decimal is None and file.separator != "," and _grouped_by_points(distinct):
+                raise InputError(
+                    f"{file.path.name}: {name} holds numbers such as 1.000, which is one or a thousand; say which: "
+                    f'--columns orders.decimal="," (a thousand) or orders.decimal="." (one)'
+                )
             if plain is not None and (name != "lineitem_quantity" or _whole(plain)):
                 changed[name] = dataclasses.replace(columns[name], values=pa.array(plain, pa.string()))
                 told.append(f"{name} of {file.path.name} was read with a decimal comma")
@@ -99,12 +109,13 @@ def numbers_with_points(file: TextFile, frame: pd.DataFrame, names: Iterable[str
         return []
     done = []
     for name in names:
-        few = frame[name][frame[name] != ""].head(20).str.strip()
+        column = pd.Series(frame[name])
+        few = pd.Series(column[column != ""].iloc[:20]).str.strip()
         if len(few) and few.str.fullmatch(_COMMA_NUMBER).all():
             distinct = pd.Series(frame[name].unique(), dtype="str")
             plain = _with_points(distinct.str.strip(), file)
             if plain is not None:
-                frame[name] = frame[name].map(dict(zip(distinct, plain, strict=True))).astype("str")
+                frame[name] = plain.to_numpy()[pd.Index(distinct).get_indexer(column)]
                 done.append(name)
     return [f"{', '.join(done)} of {file.path.name}: read with a decimal comma"] if done else []
 
@@ -112,37 +123,44 @@ def numbers_with_points(file: TextFile, frame: pd.DataFrame, names: Iterable[str
 def _with_points(distinct: pd.Series, file: TextFile) -> pd.Series | None:
     """The numbers with points for commas; None where they need none, or nothing tells that a comma is a decimal one."""
     given = file.decimal
-    written = distinct[distinct != ""]
+    written = pd.Series(distinct[distinct != ""])
     if given == ".":
         grouped = distinct.str.replace(",", "", regex=False)
         return grouped if written.str.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?").any() else None
     has_comma = written.str.contains(",", regex=False)
-    if given is None and not has_comma.any():
+    if not has_comma.any() and not (given == "," and _grouped_by_points(distinct)):
         return None
     if not written.str.fullmatch(_COMMA_NUMBER).all():
         return None
     # 1,000 is one or a thousand. Where cells are separated by other than a comma, the comma is in use for decimals.
-    thousands = written[has_comma].str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+    thousands = pd.Series(written[has_comma]).str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
     if given is None and file.separator != ";" and thousands.all():
         return None
     return distinct.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
 
 
+def _grouped_by_points(distinct: pd.Series) -> bool:
+    """Whether some numbers may have points between thousands, and none speaks against it."""
+    written = pd.Series(distinct[distinct != ""])
+    grouped = written.str.fullmatch(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
+    return bool(grouped.any()) and bool((grouped | written.str.fullmatch(r"[+-]?\d{1,3}")).all())
+
+
 def _whole(plain: pd.Series) -> bool:
     """Whether all numbers are whole; where not, the message is to show them as they are written."""
-    number = pd.to_numeric(plain[plain != ""])
-    return bool((number == number.round()).all())
+    number = pd.to_numeric(plain, errors="coerce").dropna().to_numpy(dtype=float)
+    return bool((number == np.round(number)).all())
 
 
 def _style(distinct: pd.Series) -> pd.DataFrame | None:
     """The parts of dates that are not written as ISO has it: `first`, `mark`, `second`, `year`; None
     where fewer than half are.
     """
-    written = distinct[distinct != ""]
+    written = pd.Series(distinct[distinct != ""])
     iso = written.str.match(r"\d{4}-\d{2}-\d{2}")
     if not len(written) or iso.all():
         return None
-    parts = written[~iso].str.extract(_OTHER_DATE)
+    parts = pd.Series(written[~iso]).str.extract(_OTHER_DATE)
     other = parts["mark"].notna()
     return parts[other] if other.sum() * 2 > len(written) else None
 
@@ -155,8 +173,8 @@ def _form_of(file: TextFile, name: str, style: pd.DataFrame) -> str:
     """
     mark = style["mark"].mode().iloc[0]
     first, second = style["first"].astype(int), style["second"].astype(int)
-    day_first = mark == "." or bool((first > 12).any())
-    if not day_first and not (second > 12).any():
+    day_first = mark == "." or bool(np.any(first > 12))
+    if not day_first and not np.any(second > 12):
         table = "orders" if name == "created_at" else "TABLE"
         raise InputError(
             f"{file.path.name}: {name} may be read with the day first or the month first (no part is above 12); say "
@@ -175,7 +193,7 @@ def _formatted(text: pd.Series, form: str) -> pd.DataFrame:
             missing = at.isna()
             if not missing.any():
                 break
-            parsed = pd.to_datetime(text[missing], format=form + time, errors="coerce", utc=True)
+            parsed = pd.to_datetime(pd.Series(text[missing]), format=form + time, errors="coerce", utc=True)
             at[missing] = parsed.dt.tz_localize(None).astype("datetime64[s]")
     except (ValueError, OverflowError):
         raise InputError(f'date_format is "{form}"; expected one such as "%d.%m.%Y" or "%d.%m.%Y %H:%M"') from None
