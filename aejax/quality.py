@@ -348,6 +348,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def shown(value: str) -> str:
-    """A value as messages show it: in quotes, shortened, an e-mail address masked (`"b...@..."`)."""
+    """A value as messages show it: in quotes, shortened, on one line, an e-mail address masked (`"b...@..."`)."""
     masked = _ADDRESS.sub(r"\1...@...", value)
+    if not masked.isprintable():
+        masked = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in masked[:60]) + masked[60:]
     return '"' + (masked if len(masked) <= 60 else masked[:57] + "...") + '"'

@@ -45,6 +45,7 @@ def check(
     attributes: str | None = None,
     statuses: str | None = None,
     by: Literal["product", "variant"] | None = None,
+    columns: tuple[str, ...] = (),
 ) -> None:
     """Report the quality of the data: what was kept, dropped, why, and where.
 
@@ -55,11 +56,21 @@ def check(
       attributes: column=kind,...: kinds of columns as fit takes them.
       statuses: Shopify's exports: financial statuses of the orders that count, as fit takes them.
       by: Shopify's exports: whether an item is a product or a variant, as fit takes it.
+      columns: table.name=column, or a TOML file, as fit takes them; where they are needed a mapping is proposed.
     """
-    from aejax import experiment, quality, runs
+    from aejax import datasets, experiment, quality, runs
     from aejax.attributes import report, summary_lines
 
-    dataset = Common(min_rating=min_rating, statuses=statuses, by=by).dataset(data)
+    common = Common(min_rating=min_rating, attributes=attributes, statuses=statuses, by=by, columns=columns)
+    try:
+        dataset = common.dataset(data)
+    except datasets.UnknownColumnsError as problem:
+        print(datasets.proposed_mapping(data))
+        reason = str(problem).removesuffix(datasets.PROPOSES).rstrip("; ")
+        raise InputError(
+            f"{reason}. Save the mapping that is proposed here as columns.toml, correct it, and: "
+            f"aejax check {data} --columns columns.toml"
+        ) from None
     found = report(experiment.recognise(dataset, attribute_kinds(attributes)))
     console = make_console()
     for line in quality.summary_lines(dataset.quality) + summary_lines(found):
@@ -316,27 +327,28 @@ COMMANDS = {
 }
 
 
-def _join_set(arguments: Sequence[str]) -> list[str]:
-    """Every `--set a=1` as one `--set a=1 b=2`, so that it may be repeated."""
+def _join_repeated(arguments: Sequence[str]) -> list[str]:
+    """Every `--set a=1` as one `--set a=1 b=2`, and so every `--columns`, so that they may be repeated."""
     rest: list[str] = []
-    pairs: list[str] = []
+    pairs: dict[str, list[str]] = {"--set": [], "--columns": []}
     position = 0
     while position < len(arguments):
         argument = arguments[position]
         position += 1
-        if argument == "--set":
+        option, equals, value = argument.partition("=")
+        if option not in pairs:
+            rest.append(argument)
+        elif equals:
+            pairs[option].append(value)
+        else:
             # The first word is meant as a pair even without "=": its message can then say what is missing.
             first = position
             while position < len(arguments) and not arguments[position].startswith("-"):
                 if position > first and "=" not in arguments[position]:
                     break
-                pairs.append(arguments[position])
+                pairs[option].append(arguments[position])
                 position += 1
-        elif argument.startswith("--set="):
-            pairs.append(argument.removeprefix("--set="))
-        else:
-            rest.append(argument)
-    return [*rest, "--set", *pairs] if pairs else rest
+    return rest + [word for option, words in pairs.items() if words for word in (option, *words)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -351,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "held-out evidence out. What JAX compiles is kept in the user's cache folder, or in "
                     "JAX_COMPILATION_CACHE_DIR."
                 ),
-                args=_join_set(sys.argv[1:] if arguments is None else arguments),
+                args=_join_repeated(sys.argv[1:] if arguments is None else arguments),
             )
         finally:
             sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +46,9 @@ class Common:
     paid,partially_refunded; default: all but refunded, voided, expired and cancelled."""
     by: Literal["product", "variant"] | None = None
     """Shopify's exports: what an item is; default: a product, whatever its size and colour."""
+    columns: tuple[str, ...] = ()
+    """Where a shop's files or columns have other names: table.name=column, such as orders.customer_id="Kunden-Nr"
+    orders.file=sales.csv, or a TOML file as aejax check proposes it."""
     split_seed: int = 0
     """Seed of the split."""
     settings: Path | None = None
@@ -71,6 +75,7 @@ class Common:
             self.new_products,
             names(self.statuses),
             self.by,
+            column_mapping(self.columns),
         )
 
     def dataset(self, data: Path) -> Dataset:
@@ -78,7 +83,9 @@ class Common:
         from aejax import datasets
 
         config = self.data_config(data)
-        return datasets.read(data, min_rating=config.min_rating, statuses=config.statuses, by=config.by)
+        return datasets.read(
+            data, min_rating=config.min_rating, statuses=config.statuses, by=config.by, columns=config.columns
+        )
 
     def split_config(self) -> SplitConfig:
         """What is held out."""
@@ -138,6 +145,34 @@ class Common:
 def names(given: str | None) -> tuple[str, ...]:
     """Names with commas between."""
     return tuple(name.strip() for name in (given or "").split(",") if name.strip())
+
+
+def column_mapping(given: tuple[str, ...]) -> dict[str, str]:
+    """--columns as one mapping; of what is given twice the last counts.
+
+    Raises:
+      InputError: a word is neither table.name=column nor a TOML file of that.
+    """
+    mapping: dict[str, str] = {}
+    for word in given:
+        key, equals, column = word.partition("=")
+        if equals:
+            mapping[key.strip()] = column
+            continue
+        try:
+            tables = tomllib.loads(Path(word).read_text(encoding="utf-8"))
+        except OSError:
+            raise InputError(
+                f'--columns got "{word}", which is no file; expected a TOML file, or such as '
+                'orders.customer_id="Kunden-Nr"'
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+            raise InputError(f"--columns {word} is no TOML: {problem}") from None
+        for table, entries in tables.items():
+            if not isinstance(entries, dict):
+                raise InputError(f'--columns {word}: "{table}" stands outside of [orders], [customers] and [products]')
+            mapping.update({f"{table}.{name}": column for name, column in entries.items()})
+    return mapping
 
 
 def attribute_kinds(given: str | None) -> dict[str, str]:

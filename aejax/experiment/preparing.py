@@ -64,7 +64,9 @@ def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
     """Read a folder to split it. Raises `InputError` where the data are not what they should be."""
     from aejax import datasets  # a run can do without what checks tables, which takes long to import
 
-    dataset = datasets.read(Path(data.path), min_rating=data.min_rating, statuses=data.statuses, by=data.by)
+    dataset = datasets.read(
+        Path(data.path), min_rating=data.min_rating, statuses=data.statuses, by=data.by, columns=data.columns
+    )
     return prepare_dataset(dataset, data, split_config)
 
 

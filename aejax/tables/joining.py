@@ -46,12 +46,12 @@ class Table:
     Attributes:
       frame: a row each, the id first, all cells text.
       accounts: file -> what became of its rows.
-      title: what messages call the files.
+      title: what messages call the files; None: there are none.
     """
 
     frame: pd.DataFrame
     accounts: Mapping[str, FileAccount]
-    title: str
+    title: str | None
 
 
 def dataset_of(
@@ -140,9 +140,11 @@ def _not_among(used: np.ndarray, known: pd.Series) -> np.ndarray:
     return used[pd.Index(known.to_numpy(dtype=object)).get_indexer(used) < 0]
 
 
-def _unknown(unknown: np.ndarray, noun: str, source: str, where: str) -> list[str]:
+def _unknown(unknown: np.ndarray, noun: str, source: str, where: str | None) -> list[str]:
     if len(unknown) == 0:
         return []
+    if where is None:
+        return [f"there is no table of {noun}s: nothing but their ids in {source} is known of them"]
     sample = ", ".join(shown(value) for value in unknown[:3])
     more = ", ..." if len(unknown) > 3 else ""
     return [f"{counted(len(unknown), noun)} of {source} not in {where}: {sample}{more}; kept, without attributes"]
