@@ -257,6 +257,26 @@ def test_hashes_are_the_key_s_and_addresses_come_back_from_the_user_s_file(tmp_p
         datasets.read(folder)
 
 
+@pytest.mark.parametrize(
+    ("written", "seen"), [("Bob Birch <b@x.example>", '"b...@..."'), ("+41 79 000 00 00", '"+..."')]
+)
+def test_a_message_shows_how_an_address_begins(written, seen):
+    assert addresses.masked(addresses.normal(written)) == seen
+
+
+def test_orders_alone_are_read_and_a_missing_column_is_named(tmp_path):
+    folder = exports(tmp_path, orders_export_2="", customers_export="", products_export_1="")
+    dataset = datasets.read(folder)
+    assert dataset.interactions.items.ids.tolist() == ["0077", "CUP-OLD", "Poster", "SH-BL", "SH-RM"]
+    assert dataset.products["title"].tolist() == ["Mug", "Cup", "Poster", "Shirt - Blue / L", "Shirt - Red / M"]
+    assert all(one.startswith("h-") for one in dataset.customers["customer_id"])
+    with pytest.raises(InputError, match="--by product needs the products' handles"):
+        datasets.read(folder, by="product")
+    exports(folder, orders_export_1=ORDERS_1.replace(",Email,", ",Mail,"), orders_export_2="")
+    with pytest.raises(InputError, match=r'orders_export_1\.csv has no column "email"'):
+        datasets.read(folder)
+
+
 def test_a_plain_shop_s_addresses_go_the_same_way(tmp_path):
     columns = "customer_id,name,home_phone,city,hobby,wants_email_newsletter"
     customers = f"{columns}\n1,Ann Ash,1,Bern,ANN@x.example,yes\n2,Bo Bay,2,Bern,bo@x.example,no\n"
