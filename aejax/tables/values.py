@@ -114,7 +114,7 @@ def numbers_with_points(file: TextFile, frame: pd.DataFrame, names: Iterable[str
     done = []
     for name in names:
         column = pd.Series(frame[name])
-        few = pd.Series(column[column != ""].iloc[:20]).str.strip()
+        few = pd.Series(column[column != ""]).iloc[:20].str.strip()
         if len(few) and few.str.fullmatch(_COMMA_NUMBER).all():
             distinct = pd.Series(frame[name].unique(), dtype="str")
             plain = _with_points(distinct.str.strip(), file)
@@ -152,7 +152,7 @@ def _grouped_by_points(distinct: pd.Series) -> bool:
 
 def _whole(plain: pd.Series) -> bool:
     """Whether all numbers are whole; where not, the message is to show them as they are written."""
-    number = pd.to_numeric(plain, errors="coerce").dropna().to_numpy(dtype=float)
+    number = pd.Series(plain[plain != ""]).to_numpy().astype(float)
     return bool((number == np.round(number)).all())
 
 
