@@ -281,7 +281,7 @@ def environment(files: Sequence[Path]) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": f"{device.platform}: {device.device_kind}",
         "cpus": os.cpu_count(),
-        "data_sha256": {file.name: _sha256(file) for file in files},
+        "data_sha256": {file.name: sha256(file) for file in files},
     }
 
 
@@ -301,7 +301,8 @@ def _git_commit() -> str | None:
         return None
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -13,8 +13,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aejax.cli.options import Common, attribute_kinds
-from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics, trial_line
+from aejax.cli.options import Common, Wishes, attribute_kinds
+from aejax.cli.terminal import (
+    EpochProgress,
+    make_console,
+    print_account,
+    print_comparison,
+    print_metrics,
+    trial_line,
+)
 from aejax.errors import InputError
 
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -144,25 +151,22 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
 
 def recommend(
     run: RunPath,
-    top: int = 10,
+    wishes: tyro.conf.OmitArgPrefixes[Wishes],
     out: Path | None = None,
     customers: Path | None = None,
-    repeat: Literal["exclude", "include"] | None = None,
     on: str | None = None,
-    include_new: float = 0.0,
 ) -> None:
     """Write the best products for every customer, from their whole history.
 
+    Beside them stands FILE.manifest.json: what run, what data, what rules, how many.
+
     Args:
       run: a run directory.
-      top: products per customer.
+      wishes: what is asked for.
       out: a .csv or .parquet file; default RUN/recommendations.csv.
       customers: a CSV file with a column customer_id (or one id a line): only these customers.
-      repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
       on: the date as of which customers are scored, such as 2024-05-01 (UTC; 2024-05-01T18:00 is a time of it): what
         happened after it is not looked at; default: the last order's.
-      include_new: share of the places that products without a purchase by then get in the list of a customer with
-        orders, the best by their attributes; for a run fitted with --new-products.
     """
     from aejax import experiment
 
@@ -170,27 +174,18 @@ def recommend(
     out = run / "recommendations.csv" if out is None else out
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
+    holdout = wishes.share_held_out()
     loaded = experiment.load_run(run)
     chosen = None if customers is None else experiment.read_customers(customers)
     known, note = experiment.known_on(loaded, on)
-    rows = experiment.write_recommendations(
-        loaded, out, top=top, repeat=repeat, customers=chosen, known=known, include_new=include_new, say=console.print
+    request = wishes.request(loaded, known, chosen)
+    account = experiment.write_recommendations(
+        loaded, out, request, wishes.layout(), holdout=holdout, seed=wishes.seed, say=console.print
     )
-    count, popular = rows["customers"], rows["popular"]
-    console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
-    if include_new:
-        console.print(f"{rows['attributes']:,} of the recommendations are of new products, by their attributes.")
-    if popular:
-        console.print(f"{popular:,} of them have no usable history and get the most popular products.")
-    if new := rows["customer-attributes"]:
-        console.print(f"{new:,} of them have no usable history and get what customers of the same attributes buy.")
-    if note:
-        console.print(f"Note: {note}.")
-    if unknown := rows["mean-customer"]:
-        console.print(
-            f"{unknown:,} of them are unknown to the model, or to a part of it, which scores their history as the mean "
-            "of the customers it was trained on."
-        )
+    print_account(console, out, account)
+    for sentence in (note, *(asked.note for asked in (request.stock, request.excluded) if asked is not None)):
+        if sentence:
+            console.print(f"Note: {sentence}.")
 
 
 def similar(run: RunPath, sku: str, top: int = 10) -> None:
@@ -203,12 +198,12 @@ def similar(run: RunPath, sku: str, top: int = 10) -> None:
     """
     from rich.table import Table
 
-    from aejax import experiment, recommendation
+    from aejax import experiment, explanation
 
     console = make_console()
     loaded = experiment.load_run(run)
     title_of = experiment.titles(loaded.prepared.dataset)
-    frame = recommendation.similar(loaded.model, loaded.prepared.interactions, sku, title_of, top=top)
+    frame = explanation.similar(loaded.model, loaded.prepared.interactions, sku, title_of, top=top)
     table = Table("rank", "sku", "title", "score", title=f"Similar to {sku} {title_of.get(sku, '')}")
     for row in frame.to_dict("records"):
         table.add_row(str(row["rank"]), str(row["sku"]), str(row["title"]), f"{row['score']:.3f}")

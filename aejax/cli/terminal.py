@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aejax.headings import task_columns
@@ -142,6 +143,44 @@ def print_comparison(console: Console, result: Mapping[str, Any]) -> None:
         "average were among the customer's held-out purchases"
         + (f"; by {first} {hits[first]:.2f}." if best != first else ".")
     )
+
+
+def print_account(console: Console, out: Path, account: Mapping[str, Any]) -> None:
+    """What was recommended to how many, on what basis, and what rules took from it."""
+    customers, products, top = account["customers"], account["products"], account["request"]["top"]
+    console.print(f"Wrote {account['rows']:,} recommendations for {customers['with_list']:,} customers to {out}.")
+    if account["request"]["new_places"]:
+        number = account["rows_by_attributes"]
+        console.print(f"{number:,} of the recommendations are of new products, by their attributes.")
+    if popular := customers["popular"]:
+        console.print(f"{popular:,} of them have no usable history and get the most popular products.")
+    if new := customers["customer-attributes"]:
+        console.print(f"{new:,} of them have no usable history and get what customers of the same attributes buy.")
+    if unknown := customers["mean-customer"]:
+        console.print(
+            f"{unknown:,} of them are unknown to the model, or to a part of it, which scores their history as the mean "
+            "of the customers it was trained on."
+        )
+    for rule, number in customers["left_out"].items():
+        console.print(f"{rule} left out {number:,} of {customers['asked']:,} customers.")
+    if holdout := account["holdout"]:
+        console.print(
+            f"{customers['held_out']:,} customers are left out by chance as a control group; their lists, which are "
+            f"not to be sent, are in {out.with_name(holdout['file'])}."
+        )
+    if products["taken"]:
+        remain = products["sold"] - sum(products["taken"].values())
+        console.print(f"Of {products['sold']:,} products sold {_taken(products['taken'])}; {remain:,} remain.")
+    if short := customers["with_short_list"]:
+        console.print(
+            f"{short:,} customers have fewer than {top} products left. Of the products sold, in all these lists "
+            f"together, {_taken(products['taken_from_short_lists'])}."
+        )
+
+
+def _taken(taken: Mapping[str, int]) -> str:
+    """`only category took 300, in stock took 12`."""
+    return ", ".join(f"{name} took {number:,}" for name, number in taken.items())
 
 
 def trial_line(record: Mapping[str, Any]) -> str:

@@ -72,6 +72,17 @@ class PredictsRepeats(Protocol):
 
 
 @runtime_checkable
+class Additive(Protocol):
+    """A model whose score of a product is a sum over what the customer bought, and perhaps a term that all have."""
+
+    def contributions(self, histories: Histories, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Histories of n customers and products of each `[n, K]`, padded with I -> what they have bought `[n, L]`,
+        increasing and padded with I, and what each of it adds to the scores of these products `[n, L, K]`.
+        """
+        ...
+
+
+@runtime_checkable
 class Telling(Protocol):
     """A model whose fit decided something that its user should know."""
 
