@@ -1,5 +1,6 @@
 """Fit, evaluate, compare and recommend: what the command line, the scripts and the README's ten lines all call."""
 
+from aejax.experiment.baskets import read_baskets, with_baskets
 from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, own_settings, write_comparison
 from aejax.experiment.fitting import Fitted, Tested, evaluate_test, fit, fit_model, metrics_json
 from aejax.experiment.loading import (
@@ -37,11 +38,13 @@ __all__ = [
     "own_settings",
     "prepare",
     "prepare_dataset",
+    "read_baskets",
     "read_customers",
     "recognise",
     "recommend",
     "titles",
     "tune",
+    "with_baskets",
     "write_comparison",
     "write_recommendations",
 ]
