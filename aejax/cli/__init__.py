@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from aejax.cli import production
 from aejax.cli.options import Common, attribute_kinds
 from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics, trial_line
 from aejax.errors import InputError
@@ -314,7 +315,10 @@ COMMANDS = {
     "similar": similar,
     "compare": compare,
     "tune": tune,
+    "refit": production.refit,
 }
+# Those that are done before JAX would have been loaded.
+READING = ("data", "check")
 
 
 def _join_set(arguments: Sequence[str]) -> list[str]:

@@ -14,9 +14,11 @@ from aejax.experiment.loading import (
     write_recommendations,
 )
 from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, recognise, titles
+from aejax.experiment.production import FIGURES_OF, refit
 from aejax.experiment.tuning import tune
 
 __all__ = [
+    "FIGURES_OF",
     "Comparison",
     "Fitted",
     "Prepared",
@@ -42,6 +44,7 @@ __all__ = [
     "read_customers",
     "recognise",
     "recommend",
+    "refit",
     "titles",
     "tune",
     "with_baskets",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,13 +66,13 @@ def read_baskets(path: Path, items: Vocabulary) -> Baskets:
     if "created_at" in columns:
         at = values.moments(file, "created_at", columns["created_at"])
     blank = customer.blank() | sku.blank() | (quantity == 0)
-    ids = [customer.text(row) for row in np.flatnonzero(~blank)]
+    ids = [customer.text(int(row)) for row in np.flatnonzero(~blank)]
     if not ids:
         raise InputError(f"{path.name} holds no basket: no row has a customer_id, a {sku_name} and a quantity")
     users = Vocabulary.of(ids)
     item = items.index(sku.values.to_pylist()).astype(np.int32)[sku.codes]
     unknown = np.flatnonzero(~blank & (item < 0))
-    samples = list(dict.fromkeys(sku.text(row) for row in unknown))
+    samples = list(dict.fromkeys(sku.text(int(row)) for row in unknown))
     known = np.flatnonzero(~blank & (item >= 0))
     if not len(known):
         raise InputError(
@@ -80,7 +81,9 @@ def read_baskets(path: Path, items: Vocabulary) -> Baskets:
         )
     user = users.index(customer.values.to_pylist()).astype(np.int32)[customer.codes]
     order = np.stack([user, at.astype(np.int64) if "order_id" not in columns else columns["order_id"].codes])
-    lines = _summed(user[known], item[known], quantity[known], order[:, known], at[known])
+    lines = _summed(
+        Interactions(user[known], item[known], quantity[known], users, items, at=at[known]), order[:, known]
+    )
     notes = []
     if blank.any():
         notes.append(f"{counted(int(blank.sum()), 'row')} of {path.name} without customer, SKU or quantity: not used")
@@ -89,33 +92,25 @@ def read_baskets(path: Path, items: Vocabulary) -> Baskets:
             f"{counted(len(unknown), 'row')} of {path.name} not used: {counted(len(samples), 'SKU')} unknown to this "
             f"run, or set aside by it as rare: {_some(samples)}"
         )
-    return Baskets(list(dict.fromkeys(ids)), Interactions(*lines[:3], users, items, *lines[3:]), notes)
+    return Baskets(list(dict.fromkeys(ids)), lines, notes)
 
 
 def _some(values: list[str] | np.ndarray) -> str:
     return ", ".join(shown(str(value)) for value in values[:SHOWN]) + (", ..." if len(values) > SHOWN else "")
 
 
-def _summed(
-    user: np.ndarray, item: np.ndarray, quantity: np.ndarray, order: np.ndarray, at: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """User, item, quantity, order and moment of lines, those of one order and product added up to one.
-
-    Args:
-      user: `[N]`.
-      item: `[N]`.
-      quantity: `[N]`.
-      order: `[2, N]`, what tells orders apart.
-      at: `[N]`.
+def _summed(lines: Interactions, orders: np.ndarray) -> Interactions:
+    """Those of one order and product added up to one line; where that is 0 there is none. `orders` `[2, N]` tells
+    orders apart.
     """
-    _, number = np.unique(order, axis=1, return_inverse=True)
-    number = np.asarray(number).ravel()
-    _, first, group = np.unique(np.stack([number, item]), axis=1, return_index=True, return_inverse=True)
-    total = np.bincount(np.asarray(group).ravel(), weights=quantity).astype(np.int32)
+    _, order = np.unique(orders, axis=1, return_inverse=True)
+    order = np.asarray(order).ravel().astype(np.int32)
+    _, first, group = np.unique(np.stack([order, lines.item]), axis=1, return_index=True, return_inverse=True)
+    total = np.bincount(np.asarray(group).ravel(), weights=lines.quantity).astype(np.int32)
     kept = np.argsort(first)  # in the order of the file
     kept = kept[total[kept] != 0]
-    first = first[kept]
-    return user[first], item[first], total[kept], number[first].astype(np.int32), at[first]
+    summed = dataclasses.replace(lines, order=order).take(first[kept])
+    return dataclasses.replace(summed, quantity=total[kept])
 
 
 def with_baskets(run: Run, known: Known, baskets: Baskets) -> Known:
@@ -125,13 +120,14 @@ def with_baskets(run: Run, known: Known, baskets: Baskets) -> Known:
     lines, as_of = baskets.lines, known.as_of
     if as_of is not None:
         assert lines.at is not None
-        lines = dataclasses.replace(lines, at=np.where(np.isnat(lines.at), as_of, lines.at))
-        as_of = max(as_of, lines.at.max())
+        dated = np.where(np.isnat(lines.at), as_of, lines.at)
+        lines = dataclasses.replace(lines, at=dated)
+        as_of = max(as_of, dated.max())
     users = Vocabulary.of([*known.lines.users.ids, *lines.users.ids])
 
     def added(before: Interactions) -> Interactions:
         both = (before, lines)
-        columns = {"user": [users.index(one.users.ids).astype(np.int32)[one.user] for one in both]}
+        columns: dict[str, Any] = {"user": [users.index(one.users.ids).astype(np.int32)[one.user] for one in both]}
         columns |= {name: [getattr(one, name) for one in both] for name in ("item", "quantity")}
         if before.order is not None:
             assert lines.order is not None
@@ -140,7 +136,7 @@ def with_baskets(run: Run, known: Known, baskets: Baskets) -> Known:
             columns["at"] = [before.at, lines.at]
         if before.part is not None:
             columns["part"] = [before.part, np.full(len(lines), TRAIN, before.part.dtype)]
-        joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+        joined: dict[str, Any] = {name: np.concatenate(parts) for name, parts in columns.items()}
         whole = Interactions(**joined, users=users, items=before.items)
         return with_attributes(whole, run.prepared.dataset, run.prepared.attributes)
 

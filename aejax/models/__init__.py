@@ -130,7 +130,8 @@ class Family:
         customers; where one of them is not 0, the model uses them.
       of_repeats: settings that say something only where products are bought again, on known dates.
       needs_attributes: the model uses them whatever its settings.
-      fits_split: made of other models, and makes its own choices on validation.
+      refit: of a model that is made of others and makes its own choices on validation: `refit(model, settings, lines,
+        epochs, seed=, hooks=)` -> the fitted model, fitted once more by the same choices.
     """
 
     settings: type
@@ -142,7 +143,12 @@ class Family:
     of_attributes: tuple[str, ...] = ()
     of_repeats: tuple[str, ...] = ()
     needs_attributes: bool = False
-    fits_split: bool = False
+    refit: Callable[..., Any] | None = None
+
+    @property
+    def fits_split(self) -> bool:
+        """Whether it is made of other models, and makes its own choices on validation."""
+        return self.refit is not None
 
     def uses_attributes(self, settings: Any) -> bool:
         """Whether a model of these settings scores a product that nobody bought by its attributes."""
