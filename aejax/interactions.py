@@ -95,6 +95,8 @@ class Interactions:
       at: `[N]` datetime64[s], UTC; None where the source has no dates.
       part: `[N]` int8, the part that the source's own files assign (0 train, 1 validation, 2 test); None where they
         assign none.
+      price: `[N]` float32, what one unit of the line cost, NaN where that is not known; None where the source has no
+        prices.
       as_of: `[U]` datetime64[s], each customer's cut, where these lines are a part to learn from: what ages in the
         customer's row count to, as they do in the history that a fitted model is given; None: the latest line.
       item_features: `[I, F]`, attributes of the products; None where the source has none.
@@ -109,6 +111,7 @@ class Interactions:
     order: np.ndarray | None = None
     at: np.ndarray | None = None
     part: np.ndarray | None = None
+    price: np.ndarray | None = None
     as_of: np.ndarray | None = None
     item_features: Features | None = None
     user_features: Features | None = None
@@ -129,7 +132,7 @@ class Interactions:
 
     def take(self, rows: np.ndarray | slice) -> Interactions:
         """These rows (a mask, positions or a slice), with the same vocabularies."""
-        columns = ("user", "item", "quantity", "order", "at", "part")
+        columns = ("user", "item", "quantity", "order", "at", "part", "price")
         return dataclasses.replace(
             self, **{name: None if (column := getattr(self, name)) is None else column[rows] for name in columns}
         )

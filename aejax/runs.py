@@ -39,6 +39,7 @@ except ImportError:  # Windows has no such locks
 
 FORMAT = 2
 LOCK = ".lock"
+_OPTIONAL = ("order", "at", "part", "price")  # columns of interactions that a source may lack
 
 
 def unfinished_path(path: Path) -> Path:
@@ -315,7 +316,7 @@ def write_data(folder: Path, dataset: Dataset) -> None:
             "sku": pa.DictionaryArray.from_arrays(pa.array(lines.item), pa.array(lines.items.ids, pa.string())),
             "quantity": lines.quantity,
         }
-        columns |= {name: column for name in ("order", "at", "part") if (column := getattr(lines, name)) is not None}
+        columns |= {name: column for name in _OPTIONAL if (column := getattr(lines, name)) is not None}
         pq.write_table(pa.table(columns), folder / "data" / "interactions.parquet")
         dataset.customers.to_parquet(folder / "data" / "customers.parquet", index=False)
         dataset.products.to_parquet(folder / "data" / "products.parquet", index=False)
@@ -336,9 +337,7 @@ def read_data(folder: Path) -> Dataset:
         raise InputError(f"the data of run {folder} cannot be read ({problem}); fit it again") from None
     user, users = _decode(table["customer_id"])
     item, items = _decode(table["sku"])
-    optional = {
-        name: table[name].to_numpy() if name in table.column_names else None for name in ("order", "at", "part")
-    }
+    optional = {name: table[name].to_numpy() if name in table.column_names else None for name in _OPTIONAL}
     if optional["at"] is not None:
         # Parquet knows no seconds: they come back as milliseconds.
         optional["at"] = optional["at"].astype("datetime64[s]")

@@ -21,6 +21,7 @@ def dataset(*, dates=True):
         items=Vocabulary.of(["x", "y"]),
         order=np.array([0, 1, 2], dtype=np.int32) if dates else None,
         at=np.array(["2024-01-01T10:00:01", "1969-12-31", "2024-03-01"], dtype="datetime64[s]") if dates else None,
+        price=np.array([2.5, np.nan, 0], dtype=np.float32) if dates else None,
     )
     customers = pd.DataFrame({"customer_id": ["007", "b", "c"]}, dtype=str)
     products = pd.DataFrame({"sku": ["x", "y"], "title": ["X", "Y"]}, dtype=str)

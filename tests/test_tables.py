@@ -159,6 +159,35 @@ def test_lines_of_one_order_customer_and_sku_are_summed(tmp_path_factory, rows):
     assert len(numbers) == len({key[:2] for key, n in expected.items() if n})
 
 
+PRICED = ("order_id", "customer_id", *LINE, "lineitem_price")
+
+
+def test_the_price_of_summed_lines_is_the_mean_of_their_units(tmp_path):
+    rows = [
+        ("1", "a", "p", 1, "2.00"),
+        ("1", "a", "p", 3, "4.00"),
+        ("1", "a", "q", 2, ""),
+        ("1", "a", "q", 2, "9"),
+        ("2", "b", "q", 1, ""),
+        ("3", "b", "p", -1, "5"),
+        ("3", "b", "q", 1, "7"),
+        ("3", "b", "q", -1, "7"),
+    ]
+    lines = read_shop(shop(tmp_path, orders=orders_of(rows, PRICED))).interactions
+    assert lines.quantity.tolist() == [4, 4, 1, -1]
+    assert lines.price is not None and lines.price.dtype == np.float32
+    np.testing.assert_array_equal(lines.price, [3.5, 9, np.nan, 5])
+    np.testing.assert_array_equal(net_returns(lines).price, [3.5, 9, np.nan])
+
+
+def test_prices_are_numbers_or_none(tmp_path):
+    rows = [("1", "a", "p", 1, ""), ("2", "b", "q", 1, "")]
+    assert read_shop(shop(tmp_path, orders=orders_of(rows, PRICED))).interactions.price is None
+    rows[1] = ("2", "b", "q", 1, "$3")
+    text = message(shop(tmp_path, orders=orders_of(rows, PRICED)))
+    assert text == 'orders.csv:3: lineitem_price is "$3"; expected a number without currency, such as 4.50'
+
+
 def test_without_order_ids_a_customers_lines_of_one_moment_are_an_order(tmp_path):
     header = ("customer_id", "created_at", *LINE)
     rows = [("a", "2024-05-01", "p", 1), ("b", "2024-05-01", "p", 2), ("a", "2024-05-01T00:00", "p", 3)]
@@ -365,7 +394,7 @@ def test_column_names_are_normalised_and_unneeded_columns_left_out_visibly(tmp_p
     dataset = read_shop(shop(tmp_path, orders=orders))
     assert as_rows(dataset) == as_rows(read_shop(shop(tmp_path / "plain")))
     account = dataset.quality["files"]["orders.csv"]
-    assert account["columns_left_out"] == ["lineitem_price", "column_7"]
+    assert account["columns_left_out"] == ["column_7"]
     assert account["columns_renamed"]["\ufeff Order ID"] == "order_id"
     assert account["columns_renamed"]["Created at"] == "created_at"
 

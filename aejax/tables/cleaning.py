@@ -27,6 +27,7 @@ class OrderLines:
       quantity: `[N]` int32.
       order: `[N]`; None where the file has no order ids.
       at: `[N]` datetime64[s], NaT where blank; None where the file has no dates.
+      price: `[N]` float32 of one unit, NaN where blank; None where the file has no prices.
     """
 
     customer: Coded
@@ -34,6 +35,7 @@ class OrderLines:
     quantity: np.ndarray
     order: Coded | None
     at: np.ndarray | None
+    price: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> OrderLines:
         """These rows."""
@@ -43,6 +45,7 @@ class OrderLines:
             self.quantity[rows],
             None if self.order is None else self.order.take(rows),
             None if self.at is None else self.at[rows],
+            None if self.price is None else self.price[rows],
         )
 
 
@@ -85,14 +88,14 @@ def clean(lines: OrderLines) -> Cleaned:
         dated = np.flatnonzero(~undated)
         rows, lines, at = rows[dated], lines.take(dated), at[dated]
         order = None if order is None else order[dated]
-    quantity, first, merged, netted = _summed(order, lines.sku, lines.quantity)
+    quantity, price, first, merged, netted = _summed(order, lines)
     if first is not None:
         rows, lines, order = rows[first], lines.take(first), None if order is None else order[first]
         at = None if at is None else at[first]
     user, users = lines.customer.vocabulary()
     item, items = lines.sku.vocabulary()
     return Cleaned(
-        Interactions(user=user, item=item, quantity=quantity, users=users, items=items, order=order, at=at),
+        Interactions(user, item, quantity, users, items, order=order, at=at, price=price),
         rows,
         dropped,
         merged,
@@ -147,23 +150,24 @@ def _by_order_id(order: Coded, customer: Coded) -> tuple[np.ndarray, list[str]]:
 
 
 def _summed(
-    order: np.ndarray | None, sku: Coded, quantity: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None, int, int]:
+    order: np.ndarray | None, lines: OrderLines
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, int, int]:
     """Sum the lines of one order and SKU.
 
     Returns:
-      The quantities that remain, which lines carry them (None: all, as they are), rows merged, rows netted.
+      The quantities and prices that remain, which lines carry them (None: all, as they are), rows merged, rows netted.
 
     Raises:
       InputError: a sum is beyond int32.
     """
+    sku, quantity, price = lines.sku, lines.quantity, lines.price
     if order is None:
-        return quantity, None, 0, 0
+        return quantity, price, None, 0, 0
     key = order.astype(np.int64) * len(sku.values) + sku.codes
     in_order = np.sort(key)
     again = in_order[1:][in_order[1:] == in_order[:-1]]
     if len(again) == 0:
-        return quantity, None, 0, 0
+        return quantity, price, None, 0, 0
     repeated = np.flatnonzero(np.isin(key, again))
     _, first, group, size = np.unique(key[repeated], return_index=True, return_inverse=True, return_counts=True)
     total = np.zeros(len(first), dtype=np.int64)
@@ -178,4 +182,22 @@ def _summed(
     summed[repeated] = 0
     summed[repeated[first]] = total
     remaining = np.flatnonzero(summed)
-    return summed[remaining], remaining, int((size - 1)[total != 0].sum()), int(size[total == 0].sum())
+    if price is not None:
+        price = price.copy()
+        price[repeated[first]] = _mean_prices(price[repeated], quantity[repeated], group)
+        price = price[remaining]
+    return summed[remaining], price, remaining, int((size - 1)[total != 0].sum()), int(size[total == 0].sum())
+
+
+def _mean_prices(price: np.ndarray, quantity: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The mean price of each group's units, returned ones included, float32; of lines without a price nothing is known.
+
+    Args:
+      price: `[n]`, NaN where there is none.
+      quantity: `[n]`, not 0.
+      group: `[n]`, the group of each line.
+    """
+    units = np.where(np.isnan(price), 0, np.abs(quantity.astype(np.int64)))
+    count = np.bincount(group, weights=units)
+    value = np.bincount(group, weights=units * np.nan_to_num(price))
+    return np.divide(value, count, out=np.full(len(count), np.nan), where=count > 0).astype(np.float32)

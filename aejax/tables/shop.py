@@ -27,7 +27,7 @@ _ORDERS_NEED = {
     "lineitem_sku": ("sku", *_SKU),
     "lineitem_quantity": ("quantity", "qty", "units", "amount"),
 }
-_ORDERS_USE = ("order_id", "created_at")
+_ORDERS_USE = ("order_id", "created_at", "lineitem_price")
 _CUSTOMERS_NEED = {"customer_id": _CUSTOMER}
 _PRODUCTS_NEED = {"sku": ("lineitem_sku", *_SKU)}
 
@@ -109,13 +109,16 @@ def _read_orders(path: Path) -> tuple[OrderLines, TextFile]:
     table = text.read_columns(file, [name for name in (*_ORDERS_NEED, *_ORDERS_USE) if name in file.names])
     columns = {name: text.coded(table[name]) for name in table.column_names}
     del table
-    order, created_at = (columns.get(name) for name in _ORDERS_USE)
+    order, created_at, price = (
+        None if (column := columns.get(name)) is None or column.blank().all() else column for name in _ORDERS_USE
+    )
     lines = OrderLines(
         customer=columns["customer_id"],
         sku=columns["lineitem_sku"],
         quantity=values.quantities(file, "lineitem_quantity", columns["lineitem_quantity"]),
-        order=order if order is not None and not order.blank().all() else None,
-        at=None if created_at is None or created_at.blank().all() else values.moments(file, "created_at", created_at),
+        order=order,
+        at=None if created_at is None else values.moments(file, "created_at", created_at),
+        price=None if price is None else values.prices(file, "lineitem_price", price),
     )
     return lines, file
 

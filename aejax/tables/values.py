@@ -39,6 +39,10 @@ UNIX_SECONDS = pandera.DataFrameSchema(
     {"number": pandera.Column(float, pandera.Check.in_range(-_LATEST_UNIX, _LATEST_UNIX))},
     description="Unix seconds such as 1714557492 (milliseconds are to be divided by 1000)",
 )
+PRICES = pandera.DataFrameSchema(
+    {"number": pandera.Column(float, pandera.Check(np.isfinite, name="finite"))},
+    description="a number without currency, such as 4.50",
+)
 IDS = pandera.DataFrameSchema({"id": pandera.Column(None, unique=True)})
 
 
@@ -69,6 +73,16 @@ def ratings(file: TextFile, name: str, column: Coded) -> np.ndarray:
       InputError: one is not a number.
     """
     return _checked(file, name, column, RATINGS, _numbers)["number"].to_numpy()[column.codes]
+
+
+def prices(file: TextFile, name: str, column: Coded) -> np.ndarray:
+    """`[N]` float32 prices; NaN where the cell is blank.
+
+    Raises:
+      InputError: one is not a number.
+    """
+    number = _checked(file, name, column, PRICES, _numbers, blank_allowed=True)["number"].to_numpy()
+    return number.astype(np.float32)[column.codes]
 
 
 def unix_moments(file: TextFile, name: str, column: Coded) -> np.ndarray:
