@@ -316,6 +316,8 @@ COMMANDS = {
     "compare": compare,
     "tune": tune,
     "refit": production.refit,
+    "update": production.update,
+    "hindsight": production.hindsight,
 }
 # Those that are done before JAX would have been loaded.
 READING = ("data", "check")

@@ -3,6 +3,7 @@
 from aejax.experiment.baskets import read_baskets, with_baskets
 from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, own_settings, write_comparison
 from aejax.experiment.fitting import Fitted, Tested, evaluate_test, fit, fit_model, metrics_json
+from aejax.experiment.judging import hindsight
 from aejax.experiment.loading import (
     Run,
     evaluate_run,
@@ -16,6 +17,7 @@ from aejax.experiment.loading import (
 from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, recognise, titles
 from aejax.experiment.production import FIGURES_OF, refit
 from aejax.experiment.tuning import tune
+from aejax.experiment.updating import Updated, update
 
 __all__ = [
     "FIGURES_OF",
@@ -25,6 +27,7 @@ __all__ = [
     "Run",
     "Tested",
     "Trial",
+    "Updated",
     "compare",
     "compare_settings",
     "default_run",
@@ -32,6 +35,7 @@ __all__ = [
     "evaluate_test",
     "fit",
     "fit_model",
+    "hindsight",
     "known_on",
     "largest_difference",
     "load_run",
@@ -47,6 +51,7 @@ __all__ = [
     "refit",
     "titles",
     "tune",
+    "update",
     "with_baskets",
     "write_comparison",
     "write_recommendations",
