@@ -127,7 +127,7 @@ def read_lists(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: a rank is no whole number; expected recommendations as aejax wrote them") from None
     if not len(frame):
         raise InputError(f"{path} holds no recommendation")
-    return frame[["customer_id", "sku"]].astype(str).assign(rank=ranks).reset_index(drop=True)
+    return pd.DataFrame(frame[["customer_id", "sku"]]).astype(str).assign(rank=ranks).reset_index(drop=True)
 
 
 def _as_known(frame: Any, known: Mapping[str, Any]) -> pd.DataFrame:
