@@ -119,6 +119,8 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
         console.print("They equal those of metrics.json.")
     else:
         console.print(f"They differ from those of metrics.json by at most {difference:.2g}.")
+    if loaded.prepared.dataset.pinned is not None:
+        console.print("Customers were removed from the run since metrics.json was written, so that figures may differ.")
     if json is not None:
         runs.write_json(json, result)
 
@@ -318,6 +320,7 @@ COMMANDS = {
     "refit": production.refit,
     "update": production.update,
     "hindsight": production.hindsight,
+    "forget": production.forget,
 }
 # Those that are done before JAX would have been loaded.
 READING = ("data", "check")

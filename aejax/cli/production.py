@@ -88,3 +88,15 @@ def hindsight(
     print_hindsight(console, result)
     if json is not None:
         runs.write_json(json, result)
+
+
+def forget(source: Source, customers: Path) -> None:
+    """Remove customers from a run's stored data: their order lines, attributes and ids.
+
+    Args:
+      source: the run, which is changed.
+      customers: a CSV file with a column customer_id (or one id a line).
+    """
+    from aejax import experiment
+
+    experiment.forget(source, experiment.read_customers(customers), make_console().print)

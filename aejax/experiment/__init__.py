@@ -3,6 +3,7 @@
 from aejax.experiment.baskets import read_baskets, with_baskets
 from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, own_settings, write_comparison
 from aejax.experiment.fitting import Fitted, Tested, evaluate_test, fit, fit_model, metrics_json
+from aejax.experiment.forgetting import forget
 from aejax.experiment.judging import hindsight
 from aejax.experiment.loading import (
     Run,
@@ -35,6 +36,7 @@ __all__ = [
     "evaluate_test",
     "fit",
     "fit_model",
+    "forget",
     "hindsight",
     "known_on",
     "largest_difference",

@@ -6,7 +6,7 @@ A model knows purchases and keys. It knows no file, protocol or metric, and no o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -40,6 +40,15 @@ class KnowsCustomers(Protocol):
 
     def unknown(self, histories: Histories) -> np.ndarray:
         """Histories of n customers -> the increasing positions among them of those whom it was not trained on."""
+        ...
+
+
+@runtime_checkable
+class RemovesCustomers(Protocol):
+    """A trained model with something of its own for each customer, which can be taken out of it."""
+
+    def without(self, customers: Collection[str]) -> Model:
+        """The model without what it holds of these customers, whom it then does not know."""
         ...
 
 
