@@ -55,9 +55,7 @@ def forget(run: Path, customers: Sequence[str], say: Callable[[str], None] = lam
         runs.save_state(unfinished / "state" / "model", model.state())
         runs.write_config(unfinished, loaded.config)
     lines = counted(len(old.interactions) - len(dataset.interactions), "order line")
-    say(
-        f"{counted(len(gone), 'customer')} and {lines} removed from {run}, and its report and lists, which name customers."
-    )
+    say(f"{counted(len(gone), 'customer')} and {lines} removed from {run}, and its report and lists of customers.")
     if missing := len(set(customers) - gone):
         say(f"{counted(missing, 'customer')} of the file are not in the run.")
     if registry.family(loaded.config.model).is_network:
