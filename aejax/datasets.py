@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aejax import quality
+from aejax.config import DataConfig
 from aejax.errors import InputError
 from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions
 from aejax.quality import Dropped, FileAccount, counted
@@ -92,6 +93,17 @@ def proposed_mapping(folder: Path) -> str:
       InputError: a file of the folder cannot be read.
     """
     return proposal.propose(folder)
+
+
+def read_as(config: DataConfig) -> Dataset:
+    """Read the folder of a config as it says; for what it raises see `read`."""
+    return read(
+        Path(config.path),
+        min_rating=config.min_rating,
+        statuses=config.statuses,
+        by=config.by,
+        columns=config.columns,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

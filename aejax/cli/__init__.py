@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from aejax.cli import production
 from aejax.cli.options import Common, Wishes, attribute_kinds
 from aejax.cli.terminal import (
     EpochProgress,
@@ -145,6 +146,8 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
         console.print("They equal those of metrics.json.")
     else:
         console.print(f"They differ from those of metrics.json by at most {difference:.2g}.")
+    if loaded.prepared.dataset.pinned is not None:
+        console.print("Customers were removed from the run since metrics.json was written, so that figures may differ.")
     if json is not None:
         runs.write_json(json, result)
 
@@ -155,6 +158,7 @@ def recommend(
     out: Path | None = None,
     customers: Path | None = None,
     on: str | None = None,
+    baskets: Path | None = None,
 ) -> None:
     """Write the best products for every customer, from their whole history.
 
@@ -167,6 +171,8 @@ def recommend(
       customers: a CSV file with a column customer_id (or one id a line): only these customers.
       on: the date as of which customers are scored, such as 2024-05-01 (UTC; 2024-05-01T18:00 is a time of it): what
         happened after it is not looked at; default: the last order's.
+      baskets: a CSV file with the columns customer_id and sku, and quantity, order_id and created_at where it has them:
+        only its customers, whom the run need not know, as if these lines were among its orders.
     """
     from aejax import experiment
 
@@ -174,16 +180,23 @@ def recommend(
     out = run / "recommendations.csv" if out is None else out
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
+    if baskets is not None and customers is not None:
+        raise InputError("--baskets says which customers get lists, and so does --customers; leave one of them out")
     holdout = wishes.share_held_out()
     loaded = experiment.load_run(run)
     chosen = None if customers is None else experiment.read_customers(customers)
     known, note = experiment.known_on(loaded, on)
+    notes = [note]
+    if baskets is not None:
+        read = experiment.read_baskets(baskets, loaded.prepared.interactions.items)
+        chosen, known = read.customers, experiment.with_baskets(loaded, known, read)
+        notes += read.notes
     request = wishes.request(loaded, known, chosen)
     account = experiment.write_recommendations(
         loaded, out, request, wishes.layout(), holdout=holdout, seed=wishes.seed, say=console.print
     )
     print_account(console, out, account)
-    for sentence in (note, *(asked.note for asked in (request.stock, request.excluded) if asked is not None)):
+    for sentence in (*notes, *(asked.note for asked in (request.stock, request.excluded) if asked is not None)):
         if sentence:
             console.print(f"Note: {sentence}.")
 
@@ -319,7 +332,13 @@ COMMANDS = {
     "similar": similar,
     "compare": compare,
     "tune": tune,
+    "refit": production.refit,
+    "update": production.update,
+    "hindsight": production.hindsight,
+    "forget": production.forget,
 }
+# Those that are done before JAX would have been loaded.
+READING = ("data", "check")
 
 
 def _join_repeated(arguments: Sequence[str]) -> list[str]:

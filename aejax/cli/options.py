@@ -84,10 +84,7 @@ class Common:
         """The data themselves."""
         from aejax import datasets
 
-        config = self.data_config(data)
-        return datasets.read(
-            data, min_rating=config.min_rating, statuses=config.statuses, by=config.by, columns=config.columns
-        )
+        return datasets.read_as(self.data_config(data))
 
     def split_config(self) -> SplitConfig:
         """What is held out."""

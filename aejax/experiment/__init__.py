@@ -1,9 +1,13 @@
 """Fit, evaluate, compare and recommend: what the command line, the scripts and the README's ten lines all call."""
 
+from aejax.experiment.baskets import read_baskets, with_baskets
 from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, own_settings, write_comparison
 from aejax.experiment.fitting import Fitted, Tested, evaluate_test, fit, fit_model, metrics_json
+from aejax.experiment.forgetting import forget
+from aejax.experiment.judging import hindsight
 from aejax.experiment.loading import Run, evaluate_run, known_on, largest_difference, load_run
 from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, recognise, titles
+from aejax.experiment.production import FIGURES_OF, refit
 from aejax.experiment.reading import read_customers, read_excluded, read_stock
 from aejax.experiment.recommending import (
     Layout,
@@ -15,8 +19,10 @@ from aejax.experiment.recommending import (
     write_recommendations,
 )
 from aejax.experiment.tuning import tune
+from aejax.experiment.updating import Updated, update
 
 __all__ = [
+    "FIGURES_OF",
     "Comparison",
     "Fitted",
     "Layout",
@@ -25,6 +31,7 @@ __all__ = [
     "Run",
     "Tested",
     "Trial",
+    "Updated",
     "compare",
     "compare_settings",
     "default_run",
@@ -33,6 +40,8 @@ __all__ = [
     "every_sku",
     "fit",
     "fit_model",
+    "forget",
+    "hindsight",
     "holdout_path",
     "known_on",
     "largest_difference",
@@ -43,13 +52,17 @@ __all__ = [
     "own_settings",
     "prepare",
     "prepare_dataset",
+    "read_baskets",
     "read_customers",
     "read_excluded",
     "read_stock",
     "recognise",
     "recommend",
+    "refit",
     "titles",
     "tune",
+    "update",
+    "with_baskets",
     "write_comparison",
     "write_recommendations",
 ]
