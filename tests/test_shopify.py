@@ -168,6 +168,33 @@ def test_what_was_decided_is_said(tmp_path):
     ]
 
 
+CUT = "Name,Email,Financial Status,Created at,Cancelled at,Lineitem quantity,Lineitem name,Lineitem sku\n"
+
+
+@pytest.mark.parametrize("first", ["a", "z"])  # whichever file is read first
+def test_an_order_that_a_part_cuts_off_is_whole_though_its_later_rows_repeat_the_date(tmp_path, first):
+    head = (
+        "#1,a@x.example,paid,2024-05-01 10:00:00 +0000,,1,Mug,MUG\n"
+        "#2,b@x.example,refunded,2024-05-03 10:00:00 +0000,,1,Mug,MUG\n"
+        "#2,b@x.example,,2024-05-03 10:00:00 +0000,,2,Cup,CUP\n"
+        "#3,b@x.example,paid,2024-05-02 10:00:00 +0000,,4,Cup,CUP\n"
+        "#3,b@x.example,,2024-05-02 10:00:00 +0000,,8,Mug,MUG\n"
+    )
+    tail = (
+        "#3,b@x.example,,2024-05-02 10:00:00 +0000,,16,Jug,JUG\n"
+        "#2,b@x.example,,2024-05-03 10:00:00 +0000,,32,Jug,JUG\n"
+        "#4,a@x.example,paid,2024-05-04 10:00:00 +0000,,64,Jug,JUG\n"
+    )
+    files = {f"orders_export_{first}": CUT + head, "orders_export_m": CUT + tail}
+    dataset = datasets.read(exports(tmp_path, orders_export_1="", orders_export_2="", products_export_1="", **files))
+    assert sorted(dataset.interactions.quantity.tolist()) == [1, 4, 8, 16, 64]
+    assert account(dataset, f"orders_export_{first}.csv")["dropped"] == {
+        "order is refunded": {"rows": 2, "lines": [3, 4]}
+    }
+    assert account(dataset, "orders_export_m.csv")["dropped"] == {"order is refunded": {"rows": 1, "lines": [3]}}
+    assert not any("in several files" in told or "status" in told for told in dataset.quality["warnings"])
+
+
 @pytest.mark.parametrize(
     ("statuses", "units"),
     [((), 23), (("paid",), 13), (("paid", "cancelled"), 15), (("voided", "refunded", "expired"), 12 + 3 + 1 + 3)],
@@ -191,6 +218,20 @@ def test_a_product_carries_its_variants_and_names_one_in_stock(tmp_path, product
     found = account(dataset, "products_export_1.csv")
     assert (found["read"], found["kept"], found["merged"]) == (7, 4, 2)
     assert found["dropped"] == {"image of a product": {"rows": 1, "lines": [5]}}
+
+
+def test_a_product_that_a_part_cuts_off_is_whole(tmp_path):
+    lines = OLDER.splitlines(keepends=True)
+    whole = datasets.read(exports(tmp_path / "whole"))
+    parts = {"products_export_1": "".join(lines[:3]), "products_export_2": "".join([lines[0], *lines[3:]])}
+    cut = datasets.read(exports(tmp_path / "cut", **parts))
+    pd.testing.assert_frame_equal(cut.products, whole.products)
+    assert rows_of(cut) == rows_of(whole)
+    assert [account(cut, f"{name}.csv")["read"] for name in parts] == [2, 5]
+    newer = {"products_export_2": lines[0] + "shirt,Blouse,,Weave,,,true,Colour,Red,,,SH-RM,0,20.00,,,active\n"}
+    again = datasets.read(exports(tmp_path / "again", **newer))
+    assert again.products.set_index("sku").loc["shirt", ["title", "variants"]].tolist() == ["Blouse", '["SH-RM"]']
+    assert account(again, "products_export_1.csv")["dropped"]["product is in a later file too"]["rows"] == 4
 
 
 def test_by_variant_sizes_are_items_of_their_own(tmp_path):

@@ -16,7 +16,7 @@ from aejax.quality import Dropped, FileAccount, counted, shown
 from aejax.tables import text
 from aejax.tables.addresses import replaced
 from aejax.tables.joining import Table
-from aejax.tables.shopify.columns import frame_of, joined, without_apostrophe
+from aejax.tables.shopify.columns import frame_of, joined, parts, without_apostrophe
 from aejax.tables.text import Coded, TextFile
 
 # Of a product, whatever the variant; in the names that the frame has, then those of the layouts.
@@ -74,7 +74,8 @@ def read_products(files: Sequence[TextFile], *, by: str) -> Products:
     """The products.
 
     Args:
-      files: the exports, part by part; a product of several counts as the last has it.
+      files: the exports, part by part; a product of several counts as the last has it, and one that a file cut off
+        is put together.
       by: `product` or `variant`.
     """
     if not files:
@@ -85,8 +86,10 @@ def read_products(files: Sequence[TextFile], *, by: str) -> Products:
     place = whole[["file", "row"]]
     fate = pd.Series("", index=whole.index)
     fate[whole["handle"] == ""] = quality.NO_PRODUCT
-    last = whole.groupby("handle")["file"].transform("max")
-    fate[(fate == "") & (whole["file"] < last)] = _ELSEWHERE
+    # A title stands in a product's first row alone.
+    codes, file = pd.factorize(whole["handle"])[0], whole["file"].to_numpy()
+    own = pd.Series(parts(codes, file, (whole["title"] != "").to_numpy()), index=whole.index)
+    fate[(fate == "") & (own < own.groupby(codes).transform("max"))] = _ELSEWHERE
     rows = whole[fate == ""].copy()
     for name in _OF_PRODUCT:
         if name in rows:
