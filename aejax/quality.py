@@ -20,7 +20,10 @@ QUANTITY_IS_ZERO = "quantity is zero"
 NO_DATE = "no date"
 UNMATCHED_RETURN = "return without an earlier purchase"
 
-_ADDRESS = re.compile(r"([^\s@<])[^\s@]*@[^\s@]+")
+# Each begins where a word does, lest a long word without `@` be searched from each of its characters.
+_LIKE_ADDRESS = re.compile(r"(?<![^\s@<])([^\s@<])[^\s@<]*@[^\s@]+")
+_ADDRESS = re.compile(r"(?<![^\s@<])([^\s@<])[^\s@<]*@[^\s@]+\.[^\s@]{2,}")
+_PHONE = re.compile(r"(?<![\w+])(\+\d)(?:[ ()./-]{0,2}\d){8,14}(?!\w)")  # with its country's code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,7 +350,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def masked(value: str) -> str:
+    """Text that is kept, with what holds e-mail addresses and phone numbers masked (`b...@...`, `+4...`)."""
+    return _PHONE.sub(r"\1...", _ADDRESS.sub(r"\1...@...", value))
+
+
 def shown(value: str) -> str:
-    """A value as messages show it: in quotes, shortened, an e-mail address masked (`"b...@..."`)."""
-    masked = _ADDRESS.sub(r"\1...@...", value)
-    return '"' + (masked if len(masked) <= 60 else masked[:57] + "...") + '"'
+    """A value as messages show it: in quotes, shortened, what is like an address or a phone number masked."""
+    value = masked(_LIKE_ADDRESS.sub(r"\1...@...", value))
+    return '"' + (value if len(value) <= 60 else value[:57] + "...") + '"'

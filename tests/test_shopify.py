@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from shops import run, write_shop
 
-from aejax import datasets, runs
+from aejax import datasets, quality, runs
 from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
 from aejax.errors import InputError
 from aejax.interactions import Dataset
@@ -298,6 +298,25 @@ def test_hashes_are_the_key_s_and_addresses_come_back_from_the_user_s_file(tmp_p
         datasets.read(folder)
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [("+41 79 000 00 01", '"+..."'), ("'+41790000001", '"\'..."'), ("Ada Alder a@b.example", '"a..."')],
+)
+def test_no_customer_is_named_where_the_key_is_missing(monkeypatch, address, shown):
+    monkeypatch.delenv("AEJAX_KEY")
+    with pytest.raises(InputError) as problem:
+        addresses.hashed([address], "customers.csv")
+    assert shown in str(problem.value) and "79" not in str(problem.value) and "lder" not in str(problem.value)
+
+
+def test_messages_mask_phone_numbers_and_end_on_long_cells():
+    assert quality.shown("ring +41 (0)79 000 00 01") == '"ring +4..."'
+    assert quality.shown("<bob@shop.example> b@c") == '"<b...@... b...@..."'
+    assert quality.shown("2@5 0123456789 x") == '"2...@... 0123456789 x"'
+    assert quality.masked("Pack 2@5, ask ann@shop.example") == "Pack 2@5, ask a...@..."
+    assert quality.shown("a" * 1_000_000) == '"' + "a" * 57 + '..."'  # minutes, if each character began a search
+
+
 def test_a_plain_shop_s_addresses_go_the_same_way(tmp_path):
     columns = "customer_id,name,home_phone,city,hobby,wants_email_newsletter"
     customers = f"{columns}\n1,Ann Ash,1,Bern,ANN@x.example,yes\n2,Bo Bay,2,Bern,bo@x.example,no\n"
@@ -316,6 +335,7 @@ def test_a_plain_shop_s_addresses_go_the_same_way(tmp_path):
     [
         ("email", True), ("e-mail", True), ("phone_number", True), ("first_name", True), ("name", True),
         ("default_address_address1", True), ("default_address_company", True), ("shipping_street", True),
+        ("first-name", True), ("nom_/_prénom", True), ("tel._nr.", True), ("bemerkung", True), ("e-mail?", True),
         ("accepts_email_marketing", False), ("default_address_city", False), ("country_name", False),
         ("household_size", False), ("segment_name", False), ("tags", False),
     ],
@@ -333,16 +353,19 @@ def test_personal_columns_by_their_cells():
             "home": [f"Lindenstrasse {n}" for n in range(count)],
             "who": [f"{chr(65 + n % 26)}nna {chr(65 + n // 2)}sher" for n in range(count)],
             "town": ["New York", "Bad Ragaz"] * (count // 2),
-            "remark": ["", "call 079 000 00 00"] * 10 + ["x@y.example"] + ["likes blue"] * 19,
-            "since": ["01.02.2024", "03.12.2023"] * (count // 2),
+            "remark": [""] * 10 + ["x@y.example", "vip, call 079 000 00 00!"] + ["likes blue"] * 28,
+            "call": ["ask for +41 (0)79 000 00 00"] * 5 + ["no"] * 35,
+            "since": ["01.02.2024", "03.12.2023 - 01.02.2024"] * (count // 2),
+            "seen": ["01.02.2024 12:30", "2024-05-01 09:58:12 +0000"] * (count // 2),
+            "share": ["0.8234567891"] * count,
         },
         dtype="str",
     )
     kept, gone, warnings = addresses.without_personal(frame, "customers.csv")
-    assert gone == ["reach", "home", "who"]
-    assert kept.columns.tolist() == ["customer_id", "town", "remark", "since"]
-    assert "x@y.example" not in kept["remark"].tolist() and "likes blue" in kept["remark"].tolist()
-    assert warnings == ["customers.csv: 1 cell of remark with an e-mail address or phone number; left blank"]
+    assert gone == ["reach", "home", "who", "call"]
+    assert kept.columns.tolist() == ["customer_id", "town", "remark", "since", "seen", "share"]
+    assert set(kept["remark"]) == {"", "likes blue"}
+    assert warnings == ["customers.csv: 2 cells of remark with an e-mail address or phone number; left blank"]
 
 
 @pytest.mark.parametrize(
