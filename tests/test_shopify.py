@@ -309,6 +309,22 @@ def test_no_customer_is_named_where_the_key_is_missing(monkeypatch, address, sho
     assert shown in str(problem.value) and "79" not in str(problem.value) and "lder" not in str(problem.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("orders_export_2", "#1,bob@shop.example,paid,2024-06-03,,CHF,6,Mug,8.00,0077,Bob Birch,Lime Street 2\n"),
+        ("orders_export_2", "#1,,paid,2024-06-03,,CHF,6,Mug,8.00,0077,Bob Birch,Bob Birch,Lime Street 2\n"),
+        ("customers_export", "'9,Bob,Birch,,no,,Lime Street 2,Bern,'3001,,,0,,\n"),
+        ("customers_export", ",Bob,Birch,,no,,Lime Street 2,Bern,'3001,+41 79 000 00 00,,0,,\n"),
+    ],
+)
+def test_a_first_line_that_is_a_row_is_refused_and_not_shown(tmp_path, capsys, name, row):
+    assert run("check", exports(tmp_path, **{name: row * 2})) == 1
+    said = "".join(capsys.readouterr())
+    assert f"{name}.csv:1: the first line holds" in said.replace("\n", " ")
+    assert not any(sign.lower() in said.lower() for sign in (*PERSONAL, "Bob"))
+
+
 def test_messages_mask_phone_numbers_and_end_on_long_cells():
     assert quality.shown("ring +41 (0)79 000 00 01") == '"ring +4..."'
     assert quality.shown("<bob@shop.example> b@c") == '"<b...@... b...@..."'
