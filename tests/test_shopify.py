@@ -234,6 +234,28 @@ def test_a_product_that_a_part_cuts_off_is_whole(tmp_path):
     assert account(again, "products_export_1.csv")["dropped"]["product is in a later file too"]["rows"] == 4
 
 
+def test_a_title_may_begin_with_an_apostrophe(tmp_path):
+    orders = ORDERS_2 + "#1014,bob@shop.example,paid,2024-06-04 10:00:00 +0000,,CHF,6,'Tis a Print,8.00,\n"
+    products = OLDER + "print,'Tis a Print,,Press,Paper,,true,Title,Default Title,,,,0,5.00,,false,active\n"
+    dataset = datasets.read(exports(tmp_path, orders_export_2=orders, products_export_1=products))
+    assert rows_of(dataset)[-1][:3] == ("9002", "print", 6)
+
+
+@pytest.mark.parametrize("by", ["product", "variant"])
+def test_products_hold_no_addresses(tmp_path, by):
+    orders = ORDERS_2 + "#1014,bob@shop.example,paid,2024-06-04 10:00:00 +0000,,CHF,1,Mug for Ada@shop.example,8.00,\n"
+    products = OLDER.replace("Press", "Press (ann@shop.example)").replace("summer", '"summer, +41 79 000 00 01"')
+    dataset = datasets.read(exports(tmp_path, orders_export_2=orders, products_export_1=products), by=by)
+    assert rows_of(dataset)[-1][1] == "Mug for A...@..."
+    rows = dataset.products.set_index("sku")
+    assert rows["title"]["Mug for A...@..."] == "Mug for A...@..."
+    assert "shop.example" not in rows.to_csv() and "79" not in rows.to_csv()
+    assert {"Press (...@...", "Kiln"} <= set(rows["vendor"]) and "summer, +4..." in set(rows["tags"])
+    assert (
+        "products_export_1.csv: e-mail addresses or phone numbers in title, vendor, tags of products; masked"
+    ) in dataset.quality["warnings"]
+
+
 def test_by_variant_sizes_are_items_of_their_own(tmp_path):
     dataset = datasets.read(exports(tmp_path), by="variant")
     assert [row[:3] for row in rows_of(dataset)[:4]] == [

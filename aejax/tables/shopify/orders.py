@@ -167,7 +167,7 @@ def _read_part(file: TextFile) -> _Rows:
     columns = {
         name: text.coded(table[name]) if name in table.column_names else blank_column(count) for name in (*_NEED, *_USE)
     }
-    sku, title = (addresses.replaced(columns[name], without_apostrophe) for name in ("lineitem_sku", "lineitem_name"))
+    sku, title = addresses.replaced(columns["lineitem_sku"], without_apostrophe), columns["lineitem_name"]
     no_line = sku.blank() & title.blank() & columns["lineitem_quantity"].blank()
     return _Rows(
         file=np.zeros(count, dtype=np.int64),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from aejax import quality
-from aejax.quality import Dropped, FileAccount, counted, shown
+from aejax.quality import Dropped, FileAccount, counted, masked, shown
 from aejax.tables import text
 from aejax.tables.addresses import replaced
 from aejax.tables.joining import Table
@@ -65,7 +65,8 @@ class Products:
     def items_of(self, sku: Coded, name: Coded) -> Coded:
         """The item of each line `[n]`, by its SKU, or by its name where that is blank; what is unknown stays."""
         by_sku = replaced(sku, lambda skus: [self.item_of_sku.get(one, one) for one in skus])
-        by_name = replaced(name, lambda names: [self.item_of_name.get(one, one) for one in names])
+        # Who makes a line up at the counter may write in its name whom it is for.
+        by_name = replaced(name, lambda names: [self.item_of_name.get(one, masked(one)) for one in names])
         rows = np.arange(len(sku.codes))
         return joined([by_sku, by_name]).take(np.where(sku.blank(), rows + len(rows), rows))
 
