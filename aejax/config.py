@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,9 @@ PROTOCOLS = ("users", "items", "last-order", "time", "predefined", "cold-items",
 # Of orders in Shopify's exports; `cancelled` is what was cancelled, whatever was paid. The first ones count by default.
 COUNTED_STATUSES = ("authorized", "paid", "partially_paid", "partially_refunded", "pending")
 STATUSES = (*COUNTED_STATUSES, "refunded", "voided", "expired", "cancelled")
+# What a mapping of a shop's columns may name. Of customers and products every column may have a name of its own.
+ORDER_COLUMNS = ("customer_id", "lineitem_sku", "lineitem_quantity", "order_id", "created_at", "lineitem_price")
+READING = ("file", "encoding", "decimal", "date_format")
 REPEAT_PROTOCOLS = ("last-order", "time", "predefined")
 
 
@@ -30,6 +34,9 @@ class DataConfig:
         them by their attributes; no protocol offers them, and `recommend --include-new` may.
       statuses: Shopify's exports: financial statuses of the orders that count; empty: those of `COUNTED_STATUSES`.
       by: Shopify's exports: whether an item is a `product` or a `variant`; None: a product where there are handles.
+      columns: a shop whose files or columns have other names: `orders.customer_id`, `products.sku`, ... -> the column
+        of the file; `orders.file`, `customers.file`, `products.file` -> the file; and of each table `encoding`,
+        `decimal` (`,` or `.`) and `date_format` (as `strptime` has it), where they are not recognised.
     """
 
     path: str
@@ -39,6 +46,7 @@ class DataConfig:
     new_products: bool = False
     statuses: Sequence[str] = ()
     by: str | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "statuses", tuple(self.statuses))  # JSON has lists
@@ -49,6 +57,29 @@ class DataConfig:
             raise InputError(f'--by is "{self.by}"; expected product or variant')
         if self.min_customers is not None and self.min_customers < 1:
             raise InputError(f"--min-customers is {self.min_customers}; expected 1 or more")
+        for key, value in self.columns.items():
+            _check_mapped(key, value)
+
+
+def _check_mapped(key: str, value: str) -> None:
+    """Check one entry of a mapping of columns."""
+    table, _, name = key.partition(".")
+    if table not in ("orders", "customers", "products") or not name:
+        raise InputError(f'--columns has "{key}"; expected orders.NAME, customers.NAME or products.NAME')
+    if table == "orders" and name not in (*ORDER_COLUMNS, *READING):
+        raise InputError(f'--columns has "{key}"; {nearest(name, (*ORDER_COLUMNS, *READING))}')
+    if not isinstance(value, str) or not value:
+        raise InputError(f"--columns {key} is {value!r}; expected a text")
+    if name == "decimal" and value not in (",", "."):
+        raise InputError(f'--columns {key} is "{value}"; expected "," or "."')
+    if name == "date_format" and "%" not in value:
+        raise InputError(f'--columns {key} is "{value}"; expected such as "%d.%m.%Y"')
+    if name == "encoding":
+        try:
+            if "\0" in value or not codecs.lookup(value)._is_text_encoding:
+                raise LookupError
+        except (LookupError, UnicodeError):
+            raise InputError(f'--columns {key} is "{value}"; expected such as utf-8, cp1252 or utf-16') from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +146,19 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Production:
+    """What a run in production is: it has learned from all its data, so that nothing is left to evaluate it on.
+
+    Attributes:
+      evaluated: what the figures of its metrics.json are of, in words or as the path of a run.
+      epochs: network -> how many, as validation chose; for a network alone its name is empty.
+    """
+
+    evaluated: str
+    epochs: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """All of a run: `config.json`.
 
@@ -124,6 +168,7 @@ class RunConfig:
       training: seed and device.
       model: registry name.
       settings: every setting of the model, defaults included.
+      production: None for a run that was evaluated.
     """
 
     data: DataConfig
@@ -131,6 +176,7 @@ class RunConfig:
     training: TrainingConfig
     model: str
     settings: dict[str, Any]
+    production: Production | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `config.json`."""
@@ -150,6 +196,7 @@ class RunConfig:
                 training=TrainingConfig(**plain["training"]),
                 model=plain["model"],
                 settings=plain["settings"],
+                production=Production(**plain["production"]) if plain.get("production") else None,
             )
         except (KeyError, TypeError) as problem:
             raise InputError(f"this config is not of this version of aejax: {problem}") from None

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aejax import quality
+from aejax.config import DataConfig
 from aejax.errors import InputError
 from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions
 from aejax.quality import Dropped, FileAccount, counted
-from aejax.tables import shopify, text, values
+from aejax.tables import proposal, shopify, sources, text, values
+from aejax.tables.columns import PROPOSES, TABLES, UnknownColumnsError, table_of, tables_in
 from aejax.tables.shop import read_shop
 from aejax.tables.text import TextFile
 
@@ -31,7 +34,12 @@ _MOVIELENS_MOVIES = ("movieid", "title", "genres")
 
 
 def read(
-    folder: Path, *, min_rating: float | None = None, statuses: Sequence[str] = (), by: str | None = None
+    folder: Path,
+    *,
+    min_rating: float | None = None,
+    statuses: Sequence[str] = (),
+    by: str | None = None,
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> Dataset:
     """Read a folder, whatever of the known formats it holds.
 
@@ -43,6 +51,7 @@ def read(
       min_rating: ratings below are dropped; None keeps every rating as a positive.
       statuses: Shopify's exports: financial statuses of the orders that count; empty: those of orders that stand.
       by: Shopify's exports: whether an item is a `product` or a `variant`; None: a product.
+      columns: of a shop whose files or columns have other names; see `aejax.tables.columns`.
 
     Returns:
       The data set.
@@ -54,25 +63,46 @@ def read(
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; expected one with {_EXPECTED}")
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    if (exports := shopify.find_exports(folder)) is not None:
+    exports = None if columns else shopify.find_exports(folder)
+    if exports is not None:
         if min_rating is not None:
             raise _no_ratings(min_rating, exports.orders[0].path.name)
         return shopify.read_exports(exports, statuses=statuses, by=by)
     for option, value in (("--statuses", ",".join(statuses)), ("--by", by)):
         if value:
             raise InputError(f"{option} {value} belongs to Shopify's exports, and {folder} holds none; leave it out")
-    if {"customers.csv", "orders.csv", "products.csv"} & set(there):
+    tables = tables_in(folder)
+    if columns or any(table_of(path) in TABLES for path in tables):
         if min_rating is not None:
             raise _no_ratings(min_rating, "orders.csv")
-        return read_shop(folder)
+        return read_shop(folder, columns)
     if "train.txt" in there or "test.txt" in there:
         return _read_lightgcn(folder, there, min_rating)
     if interactions := [name for name in there if name.endswith(".inter")]:
         return _read_recbole(folder, interactions, min_rating)
     if "ratings.csv" in there or "ratings.dat" in there:
         return _read_movielens(folder, "ratings.csv" if "ratings.csv" in there else "ratings.dat", min_rating)
-    raise InputError(
-        f"{folder} holds no known data (there are: {', '.join(there) or 'no files'}); expected {_EXPECTED}"
+    unknown = f"{folder} holds no known data (there are: {', '.join(there) or 'no files'}); expected {_EXPECTED}"
+    raise UnknownColumnsError(f"{unknown}; {PROPOSES}") if tables else InputError(unknown)
+
+
+def proposed_mapping(folder: Path) -> str:
+    """What `--columns` could say of a shop whose columns are not known, as TOML.
+
+    Raises:
+      InputError: a file of the folder cannot be read.
+    """
+    return proposal.propose(folder)
+
+
+def read_as(config: DataConfig) -> Dataset:
+    """Read the folder of a config as it says; for what it raises see `read`."""
+    return read(
+        Path(config.path),
+        min_rating=config.min_rating,
+        statuses=config.statuses,
+        by=config.by,
+        columns=config.columns,
     )
 
 
@@ -116,7 +146,7 @@ def _lightgcn_file(path: Path, part: int) -> _Pairs:
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise text.not_utf8(path) from None
+        raise sources.not_utf8(path) from None
     words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pa.array(content.split("\n"), pa.string())))
     starts = words.offsets.to_numpy()[:-1]
     coded = words.flatten().dictionary_encode()

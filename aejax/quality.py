@@ -350,12 +350,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def masked(value: str) -> str:
+def masked_text(value: str) -> str:
     """Text that is kept, with what holds e-mail addresses and phone numbers masked (`b...@...`, `+4...`)."""
     return _PHONE.sub(r"\1...", _ADDRESS.sub(r"\1...@...", value))
 
 
 def shown(value: str) -> str:
-    """A value as messages show it: in quotes, shortened, what is like an address or a phone number masked."""
-    value = masked(_LIKE_ADDRESS.sub(r"\1...@...", value))
+    """A value as messages show it: in quotes, shortened, on one line, likely addresses and phone numbers masked."""
+    value = masked_text(_LIKE_ADDRESS.sub(r"\1...@...", value))
+    if not value.isprintable():
+        value = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in value[:60]) + value[60:]
     return '"' + (value if len(value) <= 60 else value[:57] + "...") + '"'

@@ -5,6 +5,8 @@ Legend: B batch, I items, K cut-off, L padded length of a list of items (padding
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,63 @@ def top_k_items(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         jnp.pad(best, missing, constant_values=-jnp.inf),
         jnp.pad(items, missing, constant_values=count),
     )
+
+
+class Caps(NamedTuple):
+    """The most items of a group in one list.
+
+    Attributes:
+      groups: `[A, I]` int32, the group of each item in each of A groupings; -1: it is in none.
+      most: `[A]` int32, at least 1.
+    """
+
+    groups: Any
+    most: Any
+
+
+def capped_top_k_items(
+    scores: jax.Array, k: int, caps: Caps, before: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """`top_k_items` of which each is the best that no full group holds, given those that stand before it.
+
+    With one grouping no list that keeps to the caps is longer or has a larger sum of scores: the sets that keep to them
+    are a matroid, of which the greedy choice is the best. With several it may be neither.
+
+    Args:
+      scores: `[B, I]`.
+      k: how many.
+      caps: of the groups.
+      before: `[B, M]` items that are in the list already and fill their groups, padded with I; they are not masked.
+    """
+    chex.assert_rank(scores, 2)
+    rows, count = jnp.arange(scores.shape[0]), scores.shape[1]
+    before = jnp.zeros((len(rows), 0), dtype=jnp.int32) if before is None else before
+    first = before.shape[1]
+    groups, most = jnp.asarray(caps.groups), jnp.asarray(caps.most)
+
+    def close(scores: jax.Array, chosen: jax.Array, item: jax.Array) -> jax.Array:
+        """Mask what is in a group with the item `[B]` that those chosen `[B, M + k]` have filled."""
+        for of_item, limit in zip(groups, most, strict=True):
+            own = of_item.at[item].get(mode="fill", fill_value=-1)
+            members = (of_item.at[chosen].get(mode="fill", fill_value=-1) == own[:, None]).sum(axis=1)
+            full = (own >= 0) & (members >= limit)
+            scores = jnp.where(full[:, None] & (of_item[None, :] == own[:, None]), -jnp.inf, scores)
+        return scores
+
+    def step(number: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        scores, chosen, best = state
+        item = jnp.argmax(scores, axis=1).astype(jnp.int32)  # of equals the first
+        score = scores[rows, item]
+        item = jnp.where(jnp.isneginf(score), count, item)
+        chosen, best = chosen.at[:, first + number].set(item), best.at[:, number].set(score)
+        return close(scores.at[rows, item].set(-jnp.inf, mode="drop"), chosen, item), chosen, best
+
+    chosen = jnp.concatenate([before.astype(jnp.int32), jnp.full((len(rows), k), count, dtype=jnp.int32)], axis=1)
+    for number in range(first):
+        scores = close(scores, chosen, chosen[:, number])
+    best = jnp.full((len(rows), k), -jnp.inf, dtype=scores.dtype)
+    _, chosen, best = jax.lax.fori_loop(0, k, step, (scores, chosen, best))
+    return best, chosen[:, first:]
 
 
 def membership(items: jax.Array, lists: jax.Array, count: int) -> jax.Array:

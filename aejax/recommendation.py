@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from aejax import batching, ranking
-from aejax.errors import InputError, nearest
+from aejax import batching
+from aejax.errors import InputError
+from aejax.explanation import Causes, explain
 from aejax.interactions import (
     Features,
     Histories,
@@ -28,22 +28,17 @@ from aejax.interactions import (
     histories_of,
     net_returns,
 )
+from aejax.lists import Lists, taken_from_short
 from aejax.matrix import history_matrix
 from aejax.models import Model, unknown_customers
 from aejax.moments import moment_of
+from aejax.rules import ListRules
+from aejax.selection import best_items, start_best_items
 
 Item = TypeVar("Item")
-COLUMNS = ("customer_id", "rank", "sku", "title", "score", "basis")
 # What lists of customers are based on whom the model does not know.
 BASES = ("popular", "customer-attributes", "mean-customer")
-
-
-@partial(jax.jit, static_argnames="k")
-def _best(
-    scores: jax.Array, seen: jax.Array, offered: jax.Array | None, k: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    best, items = ranking.top_k_items(ranking.mask_items(ranking.offer_items(scores, offered), seen), k)
-    return best, items, jnp.isnan(scores).any()
+NO_RULES = ListRules()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +119,39 @@ def _has_time(text: str) -> bool:
 
 
 def recommend(
+    model: Model, known: Known, customers: Sequence[str], titles: pd.Series, **options: Any
+) -> Iterator[pd.DataFrame]:
+    """`recommended_lists` as frames.
+
+    Args:
+      model: a fitted model.
+      known: what may be looked at.
+      customers: ids.
+      titles: sku -> title.
+      **options: see `recommended_lists`.
+
+    Yields:
+      Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
+    """
+    skus = known.lines.items.ids
+    title_of = titles.reindex(skus).to_numpy(dtype=object)
+    for lists in recommended_lists(model, known, customers, **options):
+        yield lists.frame(skus, title_of)
+
+
+def recommended_lists(
     model: Model,
     known: Known,
     customers: Sequence[str],
-    titles: pd.Series,
     *,
     top: int = 10,
     repeat: str = "exclude",
     new_places: int = 0,
     segments: Features | None = None,
     for_unknown: Callable[[Interactions], Model | None] | None = None,
-) -> Iterator[pd.DataFrame]:
+    rules: ListRules = NO_RULES,
+    why: bool = False,
+) -> Iterator[Lists]:
     """The best products for each customer, from what is known of them, a chunk of customers at a time.
 
     What nobody has bought (`Known.sold`) is recommended in `new_places` alone.
@@ -147,7 +164,6 @@ def recommend(
         attributes (`popular`; the score is the share of customers who bought the product); one whose history the model
         scores without knowing them, as the mean of the customers that it was trained on, has the `basis`
         `mean-customer`.
-      titles: sku -> title.
       top: K, products per customer.
       repeat: `exclude` leaves out what the customer has bought.
       new_places: of the K places of a customer with usable history so many are for new products (`Known.new`), the best
@@ -155,91 +171,183 @@ def recommend(
       segments: attributes of these customers, `[n, F]`, features as those of `known`; None: none are known.
       for_unknown: fits a model that scores customers by their attributes to what is bought, or None where it cannot;
         called only where one of the customers has no usable history.
+      rules: what else the lists must keep to.
+      why: ask which of the bought products speak for each place (`explanation.explain`), of customers with usable
+        history.
 
     Yields:
-      Frames with the columns `COLUMNS`, K rows per customer, fewer only where fewer products remain.
+      The lists of the next customers.
 
     Raises:
-      InputError: `top` is not between 1 and the number of products that were sold, or the model scored NaN.
+      InputError: `top` is not between 1 and the number of products that were sold, the rules leave none of these or
+        need dates that are not there, or the model scored NaN.
     """
-    lines, sold = known.lines, known.sold
-    count = len(lines.items)
+    sold = known.sold
     if not 1 <= top <= sold.sum():
         by_then = f"sold by {known.as_of}" if known.later else "sold in this run"
         raise InputError(f"--top is {top}; expected 1 to {sold.sum()}, the number of products {by_then}")
-    bought, all_bought = net_returns(lines), net_returns(known.everything)
-    popular = popularity_ranking(bought)
-    popular = popular[sold[popular["item"]]][:top]
-    place = lines.users.index(customers)
-    has_history = np.bincount(bought.user, minlength=len(lines.users)) > 0
-    place = np.where((place >= 0) & has_history[place], place, -1)
-    of_segment, by_segment = np.zeros(len(customers), dtype=bool), None
-    if for_unknown is not None and segments is not None and lines.user_features is not None and (place < 0).any():
-        by_segment = for_unknown(bought)
-    if segments is not None and by_segment is not None:
-        of_segment = place < 0
-        of_segment[unknown_customers(by_segment, _who_bought_nothing(lines, segments))] = False
-    title_of = titles.reindex(lines.items.ids).to_numpy(dtype=object)
-    size = batching.scoring_chunk(count)
-    filled = min(size, len(customers))
+    if rules.not_bought_days and known.as_of is None:
+        raise InputError("not_bought_days needs order dates (created_at), and the data of this run have none")
+    rules.account(sold)
+    lister = _Lister(model, known, customers, top, repeat, new_places, segments, rules, why)
+    if for_unknown is not None and segments is not None and known.lines.user_features is not None:
+        lister.score_without_history(for_unknown)
+    for finish in _one_ahead(map(lister.start, range(0, len(customers), lister.size))):
+        yield finish()
 
-    def start_chunk(start: int) -> Callable[[], pd.DataFrame]:
+
+class _Lister:
+    """Makes the lists of a chunk of customers: what the device has been asked for a chunk goes on meanwhile."""
+
+    def __init__(
+        self,
+        model: Model,
+        known: Known,
+        customers: Sequence[str],
+        top: int,
+        repeat: str,
+        new_places: int,
+        segments: Features | None,
+        rules: ListRules,
+        why: bool,
+    ):
+        self.model, self.known, self.customers, self.top, self.why = model, known, customers, top, why
+        self.segments, self.rules, self.new_places = segments, rules, new_places
+        lines = known.lines
+        self.count = len(lines.items)
+        self.bought, self.all_bought = net_returns(lines), net_returns(known.everything)
+        self.recent, self.bought_name = self.all_bought, "bought before"
+        if repeat == "include":
+            self.bought_name = "not_bought_days"
+            since = np.zeros(len(self.all_bought), dtype=bool)
+            if rules.not_bought_days:
+                assert self.all_bought.at is not None and known.as_of is not None
+                since = self.all_bought.at > known.as_of - np.timedelta64(rules.not_bought_days, "D")
+            self.recent = self.all_bought.take(since)
+        place = lines.users.index(customers)
+        has_history = np.bincount(self.bought.user, minlength=len(lines.users)) > 0
+        self.place = np.where((place >= 0) & has_history[place], place, -1)
+        allowed = rules.allowed(self.count)
+        self.offered, self.new = known.sold & allowed, known.new & allowed
+        self.size = batching.scoring_chunk(self.count)
+        self.filled = min(self.size, len(customers))
+        self.popularity = np.zeros(self.count, dtype=np.float32)
+        ranking = popularity_ranking(self.bought)
+        self.popularity[ranking["item"]] = ranking["share"]
+        self.popular = self._start_popular(sp.csr_array((1, self.count), dtype=np.float32), 1)()
+        self.by_segment: Model | None = None
+        self.of_segment = np.zeros(len(customers), dtype=bool)
+
+    def score_without_history(self, fit: Callable[[Interactions], Model | None]) -> None:
+        """Have a model of their attributes score the customers without usable history whose attributes it knows."""
+        if (self.place >= 0).all():
+            return
+        assert self.segments is not None
+        self.by_segment = fit(self.bought)
+        if self.by_segment is not None:
+            nobody = _who_bought_nothing(self.known.lines, self.segments)
+            self.of_segment = self.place < 0
+            self.of_segment[unknown_customers(self.by_segment, nobody)] = False
+
+    def start(self, start: int) -> Callable[[], Lists]:
         """Have the lists of a chunk of customers made, and return what waits for them."""
-        chunk = place[start : start + size]
-        users = np.unique(chunk[chunk >= 0])
-        started: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {}
-        of_users = np.empty(0, dtype=object)
+        chunk = self.place[start : start + self.size]
+        ids = np.asarray(self.customers[start : start + self.size], dtype=object)
+        # Rows of the chunk, what waits for their lists, and what these are based on.
+        waiting: list[tuple[np.ndarray, Callable[[], tuple[np.ndarray, np.ndarray]], Any]] = []
+        hidden = sp.csr_array((len(chunk), self.count), dtype=np.float32)  # what each may not get
+        earlier = None if self.rules.earlier is None else self.rules.earlier.of(ids)
+        if earlier is not None:
+            hidden = earlier
+        of_model = np.flatnonzero(chunk >= 0)
+        users, first, row = np.unique(chunk[of_model], return_index=True, return_inverse=True)
+        histories, seen = None, hidden[:0]
         if len(users):
-            histories = histories_of(bought, users, None if known.as_of is None else np.full(len(users), known.as_of))
-            of_users = basis_of(model, histories)
-            if repeat == "include":
-                seen = sp.csr_array((len(users), count), dtype=np.float32)
-            else:
-                seen = history_matrix(histories_of(all_bought, users))
-            begin = partial(start_best_items, model, histories, seen, rows=filled)
-            started["known"] = begin(top=top, offered=sold)
-            if new_places:
-                started["new"] = begin(top=new_places, offered=known.new)
-        without = np.flatnonzero(of_segment[start : start + size])
-        if segments is not None and by_segment is not None and len(without):
-            nobody = _who_bought_nothing(lines, segments.take(start + without))
-            nothing = sp.csr_array((len(without), count), dtype=np.float32)
-            started["without"] = start_best_items(by_segment, nobody, nothing, top=top, rows=filled, offered=sold)
-
-        def finish() -> pd.DataFrame:
-            items, scores = np.full((len(chunk), top), count), np.full((len(chunk), top), -np.inf)
-            basis = np.full(len(chunk), "popular", dtype=object)
-            if "known" in started:
-                best, best_of = started["known"]()
-                if "new" in started:
-                    new = started["new"]()
-                    best, best_of = with_new_items(best, best_of, *new, count)
-                row = np.searchsorted(users, chunk)
-                of_model = chunk >= 0
-                items[of_model], scores[of_model] = best_of[row[of_model]], best[row[of_model]]
-                basis[of_model] = of_users[row[of_model]]
-            items[chunk < 0], scores[chunk < 0] = popular["item"], popular["share"]
-            if "without" in started:
-                scores[without], items[without] = started["without"]()
-                basis[without] = "customer-attributes"
-            rows, ranks = np.nonzero(items < count)
-            ids = np.asarray(customers[start : start + size], dtype=object)
-            return pd.DataFrame(
-                {
-                    "customer_id": ids[rows],
-                    "rank": ranks + 1,
-                    "sku": lines.items.ids[items[rows, ranks]],
-                    "title": title_of[items[rows, ranks]],
-                    "score": scores[rows, ranks].astype(np.float32),
-                    "basis": np.where(sold[items[rows, ranks]], basis[rows], "attributes"),
-                },
-                columns=list(COLUMNS),
+            as_of = None if self.known.as_of is None else np.full(len(users), self.known.as_of)
+            histories = histories_of(self.bought, users, as_of)
+            seen = history_matrix(histories_of(self.recent, users))
+            wait = start_best_items(
+                self.model,
+                histories,
+                seen if earlier is None else sp.csr_array(seen + earlier[of_model[first]]),
+                top=self.top,
+                rows=self.filled,
+                offered=self.offered,
+                new=self.new if self.new_places else None,
+                new_places=self.new_places,
+                caps=self.rules.caps,
             )
+            waiting.append((of_model, _rows_of(wait, row), basis_of(self.model, histories)[row][:, None]))
+        without = np.flatnonzero(self.of_segment[start : start + self.size])
+        if self.by_segment is not None and len(without):
+            assert self.segments is not None
+            nobody = _who_bought_nothing(self.known.lines, self.segments.take(start + without))
+            wait = start_best_items(
+                self.by_segment,
+                nobody,
+                hidden[without],
+                top=self.top,
+                rows=self.filled,
+                offered=self.offered,
+                caps=self.rules.caps,
+            )
+            waiting.append((without, wait, "customer-attributes"))
+        others = np.flatnonzero((chunk < 0) & ~self.of_segment[start : start + self.size])
+        if len(others) and earlier is not None and earlier[others].nnz:
+            waiting.append((others, self._start_popular(hidden[others], self.filled), "popular"))
+        elif len(others):
+            waiting.append((others, lambda: self.popular, "popular"))
+
+        def finish() -> Lists:
+            items = np.full((len(chunk), self.top), self.count)
+            scores = np.full((len(chunk), self.top), -np.inf)
+            basis = np.full((len(chunk), self.top), "", dtype=object)
+            for rows, wait, name in waiting:
+                scores[rows], items[rows] = wait()
+                basis[rows] = name
+            sold = np.append(self.known.sold, True)
+            basis[~sold[items]] = "attributes"
+            causes = None
+            if self.why:
+                causes = Causes.nothing(items.shape, self.count)
+                if histories is not None:
+                    found = explain(self.model, histories, items[of_model[first]])
+                    causes = causes.put(of_model, found.take(row))
+            taken = {}
+            if (items == self.count).any():
+                bought = _spread(seen, of_model, row, len(chunk))
+                taken = taken_from_short(items, self.known.sold, self.rules, bought, earlier, self.bought_name)
+            return Lists(ids, items, scores, basis, taken, causes)
 
         return finish
 
-    for finish in _one_ahead(map(start_chunk, range(0, len(customers), size))):
-        yield finish()
+    def _start_popular(self, hidden: sp.csr_array, rows: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Have the most popular products found that the rows of `hidden` `[n, I]` do not hold."""
+        scores = np.broadcast_to(self.popularity, (rows, self.count))
+        seen = jnp.asarray(batching.pad_rows(hidden, rows=rows).items)
+        found = best_items(jnp.asarray(scores), seen, self.offered, None, self.rules.caps, top=self.top)
+        return lambda: tuple(jax.device_get(part)[: hidden.shape[0]] for part in found[:2])  # pyright: ignore
+
+
+def _spread(matrix: sp.csr_array, rows: np.ndarray, row: np.ndarray, count: int) -> sp.csr_array:
+    """CSR `[m, I]` -> `[count, I]` with its rows `row` `[n]` at `rows` `[n]`, and all others empty."""
+    place = np.full(count, matrix.shape[0])
+    place[rows] = row
+    return sp.csr_array(sp.vstack([matrix, sp.csr_array((1, matrix.shape[1]), dtype=matrix.dtype)], format="csr"))[
+        place
+    ]
+
+
+def _rows_of(
+    wait: Callable[[], tuple[np.ndarray, np.ndarray]], row: np.ndarray
+) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+    """What waits for two arrays `[m, K]` and gives these rows `[n]` of them."""
+
+    def rows() -> tuple[np.ndarray, np.ndarray]:
+        one, other = wait()
+        return one[row], other[row]
+
+    return rows
 
 
 def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
@@ -265,57 +373,6 @@ def basis_of(model: Model, histories: Histories) -> np.ndarray:
     return basis
 
 
-def start_best_items(
-    model: Model,
-    histories: Histories,
-    seen: sp.csr_array,
-    *,
-    top: int,
-    rows: int,
-    offered: np.ndarray | None = None,
-) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-    """Have the device find the best items of n customers, without waiting for it.
-
-    Args:
-      model: a fitted model.
-      histories: of n customers.
-      seen: `[n, I]`, what must not be recommended.
-      top: length of a list.
-      rows: the batch is filled up to this many customers, so that every batch has one shape.
-      offered: `[I]` bool, what may be recommended; None: every product.
-
-    Returns:
-      What waits for scores and items `[n, top]`, best first, item I where fewer than `top` products remain. It raises
-      `InputError` where the model scored NaN.
-    """
-    batch = batching.fill_rows(model.encode(histories), rows)
-    found = _best(model.scores(batch), jnp.asarray(batching.pad_rows(seen, rows=rows).items), offered, top)
-
-    def wait() -> tuple[np.ndarray, np.ndarray]:
-        best, items, any_nan = jax.device_get(found)
-        if any_nan:
-            raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
-        return best[: len(histories)], items[: len(histories)]
-
-    return wait
-
-
-def with_new_items(
-    scores: np.ndarray, items: np.ndarray, new_scores: np.ndarray, new_items: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lists `[n, K]`, best first, whose last places go to the new items `[n, M]`; all in the order of their scores,
-    ties by index. A score of `-inf` is no item, and its index is `count`, the number of items.
-    """
-    top = scores.shape[1]
-    taken = np.isfinite(new_scores).sum(axis=1, keepdims=True)
-    stays = np.arange(top) < top - taken
-    scores = np.concatenate([np.where(stays, scores, -np.inf), new_scores], axis=1)
-    items = np.concatenate([items, new_items], axis=1)
-    items = np.where(np.isneginf(scores), count, items)
-    order = np.lexsort((items, -scores))[:, :top]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(items, order, 1)
-
-
 def popularity_ranking(bought: Interactions) -> np.ndarray:
     """Products by number of customers, most first, ties by index: `[I]` records of `item` and the `share` of the
     customers with a purchase who bought it.
@@ -325,52 +382,3 @@ def popularity_ranking(bought: Interactions) -> np.ndarray:
     result = np.empty(len(order), dtype=[("item", np.int64), ("share", np.float32)])
     result["item"], result["share"] = order, customers[order] / max(np.count_nonzero(np.bincount(bought.user)), 1)
     return result
-
-
-def similar(model: Model, lines: Interactions, sku: str, titles: pd.Series, *, top: int = 10) -> pd.DataFrame:
-    """Products whose score rises most for a customer who bought only this one, against a customer who bought nothing.
-
-    For a multinomial model that is the log of the lift `p(i | sku) / p(i)`; no model needs an embedding for it.
-
-    Returns:
-      A frame with the columns `rank, sku, title, score`.
-
-    Raises:
-      InputError: the product is unknown, `top` is out of range, or the model scores the other products of every
-        customer alike.
-    """
-    index = int(lines.items.index([sku])[0])
-    if index < 0:
-        known = nearest(sku, lines.items.ids).split("Known:")[0] or "see products.csv for the SKUs"
-        raise InputError(f'--sku is "{sku}", which this run does not know (or set aside as rare); {known}')
-    others = np.bincount(lines.item, minlength=len(lines.items)) > 0  # no new products
-    others[index] = False
-    if not 1 <= top <= others.sum():
-        raise InputError(f"--top is {top}; expected 1 to {others.sum()}, the number of other products")
-    one = dataclasses.replace(
-        lines.take(np.arange(1)),
-        item=np.full(1, index, dtype=np.int32),
-        user=np.zeros(1, dtype=np.int32),
-        quantity=np.ones(1, dtype=np.int32),
-        users=Vocabulary.of(("bought it", "bought nothing")),
-        user_features=None,
-    )
-    as_of = None if one.at is None else np.repeat(one.at, len(one.users))
-    scores = np.array(model.scores(model.encode(Histories(one, as_of))), dtype=np.float64)
-    lift = scores[0] - scores[1]
-    lift[index] = 0.0
-    if not np.any(lift):
-        raise InputError(
-            "this model scores every customer alike but for what the customer has bought, so it knows no similar "
-            "products; use another model"
-        )
-    lift[~others] = -np.inf
-    order = np.argsort(-lift, kind="stable")[:top]
-    return pd.DataFrame(
-        {
-            "rank": np.arange(1, top + 1),
-            "sku": lines.items.ids[order],
-            "title": titles.reindex(lines.items.ids[order]).to_numpy(dtype=object),
-            "score": lift[order].astype(np.float32),
-        }
-    )

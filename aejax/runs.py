@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import aejax
 from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
-from aejax.interactions import Dataset, Interactions, Vocabulary
+from aejax.interactions import Dataset, Interactions, Pinned, Vocabulary
 
 try:
     import fcntl
@@ -281,7 +281,7 @@ def environment(files: Sequence[Path]) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": f"{device.platform}: {device.device_kind}",
         "cpus": os.cpu_count(),
-        "data_sha256": {file.name: _sha256(file) for file in files},
+        "data_sha256": {file.name: sha256(file) for file in files},
     }
 
 
@@ -301,7 +301,8 @@ def _git_commit() -> str | None:
         return None
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -321,6 +322,9 @@ def write_data(folder: Path, dataset: Dataset) -> None:
         dataset.customers.to_parquet(folder / "data" / "customers.parquet", index=False)
         dataset.products.to_parquet(folder / "data" / "products.parquet", index=False)
         write_json(folder / "data" / "quality.json", {"format": dataset.format, "quality": dataset.quality})
+        if dataset.pinned is not None:
+            pinned = {"items": dataset.pinned.items.ids.tolist(), "attributes": dataset.pinned.attributes}
+            write_json(folder / "data" / "pinned.json", pinned)
 
 
 def read_data(folder: Path) -> Dataset:
@@ -343,7 +347,11 @@ def read_data(folder: Path) -> Dataset:
         optional["at"] = optional["at"].astype("datetime64[s]")
     lines = Interactions(user, item, table["quantity"].to_numpy(), users, items, **optional)
     stored = read_json(folder / "data" / "quality.json")
-    return Dataset(stored["format"], lines, customers, products, stored["quality"], ())
+    pinned = None
+    if (folder / "data" / "pinned.json").exists():
+        plain = read_json(folder / "data" / "pinned.json")
+        pinned = Pinned(Vocabulary.of(plain["items"]), plain["attributes"])
+    return Dataset(stored["format"], lines, customers, products, stored["quality"], (), pinned)
 
 
 def _decode(column: pa.ChunkedArray) -> tuple[np.ndarray, Vocabulary]:

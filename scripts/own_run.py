@@ -231,9 +231,9 @@ def lists_to_file(data: str, arguments: list[str], customers: int) -> dict[str, 
         _command("fit", data, "--run", f"{scratch}/run", *arguments)
         run = experiment.load_run(Path(scratch) / "run")
         ids = list(itertools.islice(itertools.cycle(run.prepared.interactions.users.ids), customers))
-        experiment.write_recommendations(run, Path(scratch) / "warm.csv", customers=ids[:1024])
+        experiment.write_recommendations(run, Path(scratch) / "warm.csv", experiment.Request(customers=ids[:1024]))
         before, start = peak_megabytes(), time.perf_counter()
-        experiment.write_recommendations(run, Path(scratch) / "lists.csv", customers=ids)
+        experiment.write_recommendations(run, Path(scratch) / "lists.csv", experiment.Request(customers=ids))
         seconds = time.perf_counter() - start
         return {
             "seconds": seconds,

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax import evaluation, experiment, recommendation, registry
+from aejax import evaluation, experiment, registry, selection
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
 from aejax.interactions import Features
@@ -99,7 +99,7 @@ def test_new_items_take_the_last_places_and_stand_by_their_score():
         np.array([[1, 2, 3], [4, 9, 9], [5, 6, 7]]),
     )
     new_scores, new_items = np.array([[8.5], [6.0], [-np.inf]]), np.array([[8], [8], [9]])
-    best, best_of = recommendation.with_new_items(scores, items, new_scores, new_items, 9)
+    best, best_of = selection.with_new_items(scores, items, new_scores, new_items, 9)
     assert best_of.tolist() == [[1, 8, 2], [8, 4, 9], [5, 6, 7]]
     assert best.tolist() == [[9.0, 8.5, 8.0], [6.0, 5.0, -np.inf], [4.0, 3.0, 2.0]]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aejax import recommendation
+from aejax import explanation
 from aejax.errors import InputError
 from aejax.evaluation import evaluate
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
@@ -198,7 +198,7 @@ def test_popularity_recent_is_of_the_calendar(tiny_lines):
 @pytest.mark.parametrize("name", RULES)
 def test_similar_is_refused_for_a_rule_lifts_only_what_was_bought(name, tiny_lines):
     with pytest.raises(InputError, match="scores every customer alike but for what the customer has bought"):
-        recommendation.similar(fitted(name, tiny_lines), tiny_lines, "p04", pd.Series(dtype=object))
+        explanation.similar(fitted(name, tiny_lines), tiny_lines, "p04", pd.Series(dtype=object))
 
 
 def test_a_run_of_a_rule_recommends_again_and_its_figures_agree(tmp_path: Path):

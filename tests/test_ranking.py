@@ -74,3 +74,30 @@ def test_membership_is_set_membership_and_padding_is_a_member_of_nothing(items, 
 def test_scores_of_another_rank_are_refused(shape):
     with pytest.raises(AssertionError, match="rank"):
         ranking.top_k_items(jnp.zeros(shape), 2)
+
+
+grouped = hnp.arrays(np.int32, (2, I), elements=st.integers(-1, 2))
+
+
+@given(
+    tied_scores, item_lists, grouped, st.tuples(st.integers(1, 2), st.integers(1, 2)), st.sampled_from([1, 3, I + 2])
+)
+def test_capped_top_k_takes_the_best_item_that_no_full_group_holds(scores, lists, groups, most, k):
+    masked = ranking.mask_items(jnp.asarray(scores), jnp.asarray(lists))
+    before = jnp.asarray([[0], [I], [3]])
+    caps = ranking.Caps(groups, np.array(most, dtype=np.int32))
+    best, items = ranking.capped_top_k_items(masked, k, caps, before)
+    for row in range(B):
+        chosen = [int(item) for item in before[row] if item < I]
+        taken: list[int] = []
+        for item in ranked(scores[row], set(lists[row]) - {I}):
+            full = any(
+                own[item] >= 0 and sum(own[other] == own[item] for other in chosen) >= limit
+                for own, limit in zip(groups, most, strict=True)
+            )
+            if not full and len(taken) < k:
+                taken.append(item)
+                chosen.append(item)
+        missing = k - len(taken)
+        assert items[row].tolist() == taken + [I] * missing
+        assert best[row].tolist() == scores[row, taken].tolist() + [-np.inf] * missing

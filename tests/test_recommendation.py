@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax import batching, recommendation
+from aejax import batching, explanation, recommendation
 from aejax.errors import InputError
 from aejax.interactions import Features, Histories, Interactions, Vocabulary
+from aejax.lists import COLUMNS
 from aejax.matrix import history_matrix, user_item_matrix
 from aejax.models import popularity, popularity_segment
 
@@ -55,7 +56,7 @@ def recommended(model, lines, customers, titles, **options) -> pd.DataFrame:
 
 def listed(model, known, customers, titles, **options) -> pd.DataFrame:
     frames = list(recommendation.recommend(model, known, list(customers), titles, **options))
-    assert all(tuple(frame.columns) == recommendation.COLUMNS for frame in frames)
+    assert all(tuple(frame.columns) == COLUMNS for frame in frames)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -228,7 +229,7 @@ def test_a_nan_is_refused(tiny_lines, model, titles):
 
 @pytest.mark.parametrize("sku", ["p04", "p17"])
 def test_similar_products_are_those_of_the_same_taste(tiny_lines, model, titles, sku):
-    frame = recommendation.similar(model, tiny_lines, sku, titles, top=8)
+    frame = explanation.similar(model, tiny_lines, sku, titles, top=8)
     index = int(sku[1:])
     expected = np.argsort(-model.together[index], kind="stable")[:8]
     assert frame["sku"].tolist() == list(tiny_lines.items.ids[expected])
@@ -240,23 +241,23 @@ def test_similar_products_are_those_of_the_same_taste(tiny_lines, model, titles,
 
 def test_a_product_is_not_similar_to_itself(tiny_lines, titles):
     itself_first = BoughtTogether(np.eye(30, dtype=np.float32) * 9 + 1)
-    frame = recommendation.similar(itself_first, tiny_lines, "p11", titles, top=29)
+    frame = explanation.similar(itself_first, tiny_lines, "p11", titles, top=29)
     assert sorted(frame["sku"]) == [sku for sku in tiny_lines.items.ids if sku != "p11"]
 
 
 def test_similar_refuses_what_it_cannot_answer(tiny_lines, model, titles):
     with pytest.raises(InputError, match=r'--sku is "p4".*did you mean "p'):
-        recommendation.similar(model, tiny_lines, "p4", titles)
+        explanation.similar(model, tiny_lines, "p4", titles)
     with pytest.raises(InputError, match="--top is 30; expected 1 to 29"):
-        recommendation.similar(model, tiny_lines, "p04", titles, top=30)
+        explanation.similar(model, tiny_lines, "p04", titles, top=30)
     same_for_all = popularity.fit(tiny_lines, popularity.PopularitySettings())
     with pytest.raises(InputError, match="scores every customer alike"):
-        recommendation.similar(same_for_all, tiny_lines, "p04", titles)
+        explanation.similar(same_for_all, tiny_lines, "p04", titles)
 
 
 def test_similar_in_a_shop_of_one_customer(titles):
     lines = lines_of([("ann", sku, 1) for sku in "abcd"])
-    frame = recommendation.similar(BoughtTogether.of(lines), lines, "b", titles, top=3)
+    frame = explanation.similar(BoughtTogether.of(lines), lines, "b", titles, top=3)
     assert frame["sku"].tolist() == ["a", "c", "d"]
 
 

@@ -266,6 +266,21 @@ def test_by_variant_sizes_are_items_of_their_own(tmp_path):
     assert account(dataset, "products_export_1.csv")["kept"] == 6
 
 
+def test_exports_that_a_spreadsheet_wrote_again_are_read_and_it_is_said(tmp_path):
+    folder = exports(tmp_path, orders_export_1="", orders_export_2="", products_export_1="")
+    rows = "#1,ada@shop.example,paid,31.05.2024 10:00,1,Café\n#2,bob@shop.example,paid,01.06.2024 10:00,2,Mug\n"
+    orders = "Name,Email,Financial Status,Created at,Lineitem quantity,Lineitem name\n" + rows
+    (folder / "orders_export.csv").write_bytes(orders.replace(",", ";").encode("cp1252"))
+    dataset = datasets.read(folder)
+    assert dataset.interactions.at is not None
+    assert dataset.interactions.at.astype("M8[D]").astype(str).tolist() == ["2024-05-31", "2024-06-01"]
+    assert dataset.interactions.items.ids.tolist() == ["Café", "Mug"]
+    said = " ".join(dataset.quality["warnings"])
+    assert (
+        "Windows-1252" in said and 'separated by ";"' in said and "created_at of orders_export.csv was read as" in said
+    )
+
+
 def test_one_sku_under_two_titles_is_said(tmp_path):
     again = OLDER + "print,Print,,Press,Paper,,true,Title,Default Title,,,GIFT,,5.00,,false,active\n"
     dataset = datasets.read(exports(tmp_path, products_export_1=again))
@@ -321,17 +336,6 @@ def test_hashes_are_the_key_s_and_addresses_come_back_from_the_user_s_file(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("address", "shown"),
-    [("+41 79 000 00 01", '"+..."'), ("'+41790000001", '"\'..."'), ("Ada Alder a@b.example", '"a..."')],
-)
-def test_no_customer_is_named_where_the_key_is_missing(monkeypatch, address, shown):
-    monkeypatch.delenv("AEJAX_KEY")
-    with pytest.raises(InputError) as problem:
-        addresses.hashed([address], "customers.csv")
-    assert shown in str(problem.value) and "79" not in str(problem.value) and "lder" not in str(problem.value)
-
-
-@pytest.mark.parametrize(
     ("name", "row"),
     [
         ("orders_export_2", "#1,bob@shop.example,paid,2024-06-03,,CHF,6,Mug,8.00,0077,Bob Birch,Lime Street 2\n"),
@@ -351,8 +355,28 @@ def test_messages_mask_phone_numbers_and_end_on_long_cells():
     assert quality.shown("ring +41 (0)79 000 00 01") == '"ring +4..."'
     assert quality.shown("<bob@shop.example> b@c") == '"<b...@... b...@..."'
     assert quality.shown("2@5 0123456789 x") == '"2...@... 0123456789 x"'
-    assert quality.masked("Pack 2@5, ask ann@shop.example") == "Pack 2@5, ask a...@..."
+    assert quality.masked_text("Pack 2@5, ask ann@shop.example") == "Pack 2@5, ask a...@..."
     assert quality.shown("a" * 1_000_000) == '"' + "a" * 57 + '..."'  # minutes, if each character began a search
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"), [("Bob Birch <b@x.example>", '"b...@..."'), ("+41 79 000 00 00", '"+..."')]
+)
+def test_a_message_shows_how_an_address_begins(written, seen):
+    assert addresses.masked(addresses.normal(written)) == seen
+
+
+def test_orders_alone_are_read_and_a_missing_column_is_named(tmp_path):
+    folder = exports(tmp_path, orders_export_2="", customers_export="", products_export_1="")
+    dataset = datasets.read(folder)
+    assert dataset.interactions.items.ids.tolist() == ["0077", "CUP-OLD", "Poster", "SH-BL", "SH-RM"]
+    assert dataset.products["title"].tolist() == ["Mug", "Cup", "Poster", "Shirt - Blue / L", "Shirt - Red / M"]
+    assert all(one.startswith("h-") for one in dataset.customers["customer_id"])
+    with pytest.raises(InputError, match="--by product needs the products' handles"):
+        datasets.read(folder, by="product")
+    exports(folder, orders_export_1=ORDERS_1.replace(",Email,", ",Mail,"), orders_export_2="")
+    with pytest.raises(InputError, match=r'orders_export_1\.csv has no column "email"'):
+        datasets.read(folder)
 
 
 def test_a_plain_shop_s_addresses_go_the_same_way(tmp_path):

@@ -13,8 +13,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aejax.cli.options import Common, attribute_kinds
-from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics, trial_line
+from aejax.cli import production
+from aejax.cli.options import Common, Wishes, attribute_kinds
+from aejax.cli.terminal import (
+    EpochProgress,
+    make_console,
+    print_account,
+    print_comparison,
+    print_metrics,
+    trial_line,
+)
 from aejax.errors import InputError
 
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
@@ -45,6 +53,7 @@ def check(
     attributes: str | None = None,
     statuses: str | None = None,
     by: Literal["product", "variant"] | None = None,
+    columns: tuple[str, ...] = (),
 ) -> None:
     """Report the quality of the data: what was kept, dropped, why, and where.
 
@@ -55,11 +64,21 @@ def check(
       attributes: column=kind,...: kinds of columns as fit takes them.
       statuses: Shopify's exports: financial statuses of the orders that count, as fit takes them.
       by: Shopify's exports: whether an item is a product or a variant, as fit takes it.
+      columns: table.name=column, or a TOML file, as fit takes them; where they are needed a mapping is proposed.
     """
-    from aejax import experiment, quality, runs
+    from aejax import datasets, experiment, quality, runs
     from aejax.attributes import report, summary_lines
 
-    dataset = Common(min_rating=min_rating, statuses=statuses, by=by).dataset(data)
+    common = Common(min_rating=min_rating, attributes=attributes, statuses=statuses, by=by, columns=columns)
+    try:
+        dataset = common.dataset(data)
+    except datasets.UnknownColumnsError as problem:
+        print(datasets.proposed_mapping(data))
+        reason = str(problem).removesuffix(datasets.PROPOSES).rstrip("; ")
+        raise InputError(
+            f"{reason}. Save the mapping that is proposed here as columns.toml, correct it, and: "
+            f"aejax check {data} --columns columns.toml"
+        ) from None
     found = report(experiment.recognise(dataset, attribute_kinds(attributes)))
     console = make_console()
     for line in quality.summary_lines(dataset.quality) + summary_lines(found):
@@ -127,31 +146,33 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
         console.print("They equal those of metrics.json.")
     else:
         console.print(f"They differ from those of metrics.json by at most {difference:.2g}.")
+    if loaded.prepared.dataset.pinned is not None:
+        console.print("Customers were removed from the run since metrics.json was written, so that figures may differ.")
     if json is not None:
         runs.write_json(json, result)
 
 
 def recommend(
     run: RunPath,
-    top: int = 10,
+    wishes: tyro.conf.OmitArgPrefixes[Wishes],
     out: Path | None = None,
     customers: Path | None = None,
-    repeat: Literal["exclude", "include"] | None = None,
     on: str | None = None,
-    include_new: float = 0.0,
+    baskets: Path | None = None,
 ) -> None:
     """Write the best products for every customer, from their whole history.
 
+    Beside them stands FILE.manifest.json: what run, what data, what rules, how many.
+
     Args:
       run: a run directory.
-      top: products per customer.
+      wishes: what is asked for.
       out: a .csv or .parquet file; default RUN/recommendations.csv.
       customers: a CSV file with a column customer_id (or one id a line): only these customers.
-      repeat: include recommends what a customer has bought before as well; default: as the run was fitted.
       on: the date as of which customers are scored, such as 2024-05-01 (UTC; 2024-05-01T18:00 is a time of it): what
         happened after it is not looked at; default: the last order's.
-      include_new: share of the places that products without a purchase by then get in the list of a customer with
-        orders, the best by their attributes; for a run fitted with --new-products.
+      baskets: a CSV file with the columns customer_id and sku, and quantity, order_id and created_at where it has them:
+        only its customers, whom the run need not know, as if these lines were among its orders.
     """
     from aejax import experiment
 
@@ -159,27 +180,25 @@ def recommend(
     out = run / "recommendations.csv" if out is None else out
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
+    if baskets is not None and customers is not None:
+        raise InputError("--baskets says which customers get lists, and so does --customers; leave one of them out")
+    holdout = wishes.share_held_out()
     loaded = experiment.load_run(run)
     chosen = None if customers is None else experiment.read_customers(customers)
     known, note = experiment.known_on(loaded, on)
-    rows = experiment.write_recommendations(
-        loaded, out, top=top, repeat=repeat, customers=chosen, known=known, include_new=include_new, say=console.print
+    notes = [note]
+    if baskets is not None:
+        read = experiment.read_baskets(baskets, loaded.prepared.interactions.items)
+        chosen, known = read.customers, experiment.with_baskets(loaded, known, read)
+        notes += read.notes
+    request = wishes.request(loaded, known, chosen)
+    account = experiment.write_recommendations(
+        loaded, out, request, wishes.layout(), holdout=holdout, seed=wishes.seed, say=console.print
     )
-    count, popular = rows["customers"], rows["popular"]
-    console.print(f"Wrote {rows['rows']:,} recommendations for {count:,} customers to {out}.")
-    if include_new:
-        console.print(f"{rows['attributes']:,} of the recommendations are of new products, by their attributes.")
-    if popular:
-        console.print(f"{popular:,} of them have no usable history and get the most popular products.")
-    if new := rows["customer-attributes"]:
-        console.print(f"{new:,} of them have no usable history and get what customers of the same attributes buy.")
-    if note:
-        console.print(f"Note: {note}.")
-    if unknown := rows["mean-customer"]:
-        console.print(
-            f"{unknown:,} of them are unknown to the model, or to a part of it, which scores their history as the mean "
-            "of the customers it was trained on."
-        )
+    print_account(console, out, account)
+    for sentence in (*notes, *(asked.note for asked in (request.stock, request.excluded) if asked is not None)):
+        if sentence:
+            console.print(f"Note: {sentence}.")
 
 
 def similar(run: RunPath, sku: str, top: int = 10) -> None:
@@ -192,12 +211,12 @@ def similar(run: RunPath, sku: str, top: int = 10) -> None:
     """
     from rich.table import Table
 
-    from aejax import experiment, recommendation
+    from aejax import experiment, explanation
 
     console = make_console()
     loaded = experiment.load_run(run)
     title_of = experiment.titles(loaded.prepared.dataset)
-    frame = recommendation.similar(loaded.model, loaded.prepared.interactions, sku, title_of, top=top)
+    frame = explanation.similar(loaded.model, loaded.prepared.interactions, sku, title_of, top=top)
     table = Table("rank", "sku", "title", "score", title=f"Similar to {sku} {title_of.get(sku, '')}")
     for row in frame.to_dict("records"):
         table.add_row(str(row["rank"]), str(row["sku"]), str(row["title"]), f"{row['score']:.3f}")
@@ -313,30 +332,37 @@ COMMANDS = {
     "similar": similar,
     "compare": compare,
     "tune": tune,
+    "refit": production.refit,
+    "update": production.update,
+    "hindsight": production.hindsight,
+    "forget": production.forget,
 }
+# Those that are done before JAX would have been loaded.
+READING = ("data", "check")
 
 
-def _join_set(arguments: Sequence[str]) -> list[str]:
-    """Every `--set a=1` as one `--set a=1 b=2`, so that it may be repeated."""
+def _join_repeated(arguments: Sequence[str]) -> list[str]:
+    """Every `--set a=1` as one `--set a=1 b=2`, and so every `--columns`, so that they may be repeated."""
     rest: list[str] = []
-    pairs: list[str] = []
+    pairs: dict[str, list[str]] = {"--set": [], "--columns": []}
     position = 0
     while position < len(arguments):
         argument = arguments[position]
         position += 1
-        if argument == "--set":
+        option, equals, value = argument.partition("=")
+        if option not in pairs:
+            rest.append(argument)
+        elif equals:
+            pairs[option].append(value)
+        else:
             # The first word is meant as a pair even without "=": its message can then say what is missing.
             first = position
             while position < len(arguments) and not arguments[position].startswith("-"):
                 if position > first and "=" not in arguments[position]:
                     break
-                pairs.append(arguments[position])
+                pairs[option].append(arguments[position])
                 position += 1
-        elif argument.startswith("--set="):
-            pairs.append(argument.removeprefix("--set="))
-        else:
-            rest.append(argument)
-    return [*rest, "--set", *pairs] if pairs else rest
+    return rest + [word for option, words in pairs.items() if words for word in (option, *words)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -351,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "held-out evidence out. What JAX compiles is kept in the user's cache folder, or in "
                     "JAX_COMPILATION_CACHE_DIR."
                 ),
-                args=_join_set(sys.argv[1:] if arguments is None else arguments),
+                args=_join_repeated(sys.argv[1:] if arguments is None else arguments),
             )
         finally:
             sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,9 @@ from aejax.errors import InputError
 
 if TYPE_CHECKING:
     from aejax.config import DataConfig, RunConfig, SplitConfig
+    from aejax.experiment import Layout, Request, Run
     from aejax.interactions import Dataset
+    from aejax.recommendation import Known
 
 Protocol = Literal["users", "items", "last-order", "time", "predefined", "cold-items", "reconstruction"]
 
@@ -45,6 +48,9 @@ class Common:
     paid,partially_refunded; default: all but refunded, voided, expired and cancelled."""
     by: Literal["product", "variant"] | None = None
     """Shopify's exports: what an item is; default: a product, whatever its size and colour."""
+    columns: tuple[str, ...] = ()
+    """Where a shop's files or columns have other names: table.name=column, such as orders.customer_id="Kunden-Nr"
+    orders.file=sales.csv, or a TOML file as aejax check proposes it."""
     split_seed: int = 0
     """Seed of the split."""
     settings: Path | None = None
@@ -71,14 +77,14 @@ class Common:
             self.new_products,
             names(self.statuses),
             self.by,
+            column_mapping(self.columns),
         )
 
     def dataset(self, data: Path) -> Dataset:
         """The data themselves."""
         from aejax import datasets
 
-        config = self.data_config(data)
-        return datasets.read(data, min_rating=config.min_rating, statuses=config.statuses, by=config.by)
+        return datasets.read_as(self.data_config(data))
 
     def split_config(self) -> SplitConfig:
         """What is held out."""
@@ -138,6 +144,103 @@ class Common:
 def names(given: str | None) -> tuple[str, ...]:
     """Names with commas between."""
     return tuple(name.strip() for name in (given or "").split(",") if name.strip())
+
+
+def column_mapping(given: tuple[str, ...]) -> dict[str, str]:
+    """--columns as one mapping; of what is given twice the last counts.
+
+    Raises:
+      InputError: a word is neither table.name=column nor a TOML file of that.
+    """
+    mapping: dict[str, str] = {}
+    for word in given:
+        key, equals, column = word.partition("=")
+        if equals:
+            mapping[key.strip()] = column
+            continue
+        try:
+            tables = tomllib.loads(Path(word).read_text(encoding="utf-8"))
+        except OSError:
+            raise InputError(
+                f'--columns got "{word}", which is no file; expected a TOML file, or such as '
+                'orders.customer_id="Kunden-Nr"'
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+            raise InputError(f"--columns {word} is no TOML: {problem}") from None
+        for table, entries in tables.items():
+            if not isinstance(entries, dict):
+                raise InputError(f'--columns {word}: "{table}" stands outside of [orders], [customers] and [products]')
+            mapping.update({f"{table}.{name}": column for name, column in entries.items()})
+    return mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What recommend is asked for, and how it is written."""
+
+    top: int = 10
+    """Products per customer."""
+    repeat: Literal["exclude", "include"] | None = None
+    """include recommends what a customer has bought before as well; default: as the run was fitted."""
+    include_new: float = 0.0
+    """Share of the places that products without a purchase by then get in the list of a customer with orders, the best
+    by their attributes; for a run fitted with --new-products."""
+    rules: Path | None = None
+    """A TOML file of rules: only, never, at_most, published, new, not_bought_days, consent, segments."""
+    in_stock: Path | None = None
+    """Only these products: a CSV or Parquet file with a column sku, and quantity where it has it, or one a line."""
+    exclude: Path | None = None
+    """Not these again: an earlier file of recommendations, or one with a column sku alone for all customers."""
+    why: bool = False
+    """Add the bought products that speak most for each recommendation, with their shares. Of models that are no sum
+    over what was bought this takes as many more scorings as products were bought."""
+    wide: bool = False
+    """A row for each customer: customer_id, sku_1, title_1, sku_2, ..."""
+    raw: bool = False
+    """Write texts that begin with = + - @, a tab or a carriage return as they are, for machines; a spreadsheet would
+    take them for formulas."""
+    holdout: str | None = None
+    """Leave this share of the customers out by chance, such as 10%, and write their lists to a file beside the other:
+    the control group of hindsight."""
+    seed: int = 0
+    """Of that chance: the same draws the same customers again."""
+
+    def share_held_out(self) -> float:
+        """--holdout as a number."""
+        if self.holdout is None:
+            return 0.0
+        try:
+            share = float(self.holdout.removesuffix("%")) / (100.0 if self.holdout.endswith("%") else 1.0)
+        except ValueError:
+            share = -1.0
+        if not 0.0 < share < 1.0:
+            raise InputError(f'--holdout is "{self.holdout}"; expected a share of the customers such as 10% or 0.1')
+        return share
+
+    def layout(self) -> Layout:
+        """How the file is written."""
+        from aejax.experiment import Layout
+
+        return Layout(self.wide, self.raw)
+
+    def request(self, run: Run, known: Known, customers: list[str] | None) -> Request:
+        """What is asked of a run."""
+        from aejax import experiment
+        from aejax.rules import Rules, read_rules
+
+        skus = experiment.every_sku(run)
+        items = run.prepared.interactions.items
+        return experiment.Request(
+            top=self.top,
+            repeat=self.repeat,
+            customers=customers,
+            known=known,
+            include_new=self.include_new,
+            rules=Rules() if self.rules is None else read_rules(self.rules),
+            stock=None if self.in_stock is None else experiment.read_stock(self.in_stock, skus),
+            excluded=None if self.exclude is None else experiment.read_excluded(self.exclude, skus, items),
+            why=self.why,
+        )
 
 
 def attribute_kinds(given: str | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aejax.headings import task_columns
@@ -144,6 +145,44 @@ def print_comparison(console: Console, result: Mapping[str, Any]) -> None:
     )
 
 
+def print_account(console: Console, out: Path, account: Mapping[str, Any]) -> None:
+    """What was recommended to how many, on what basis, and what rules took from it."""
+    customers, products, top = account["customers"], account["products"], account["request"]["top"]
+    console.print(f"Wrote {account['rows']:,} recommendations for {customers['with_list']:,} customers to {out}.")
+    if account["request"]["new_places"]:
+        number = account["rows_by_attributes"]
+        console.print(f"{number:,} of the recommendations are of new products, by their attributes.")
+    if popular := customers["popular"]:
+        console.print(f"{popular:,} of them have no usable history and get the most popular products.")
+    if new := customers["customer-attributes"]:
+        console.print(f"{new:,} of them have no usable history and get what customers of the same attributes buy.")
+    if unknown := customers["mean-customer"]:
+        console.print(
+            f"{unknown:,} of them are unknown to the model, or to a part of it, which scores their history as the mean "
+            "of the customers it was trained on."
+        )
+    for rule, number in customers["left_out"].items():
+        console.print(f"{rule} left out {number:,} of {customers['asked']:,} customers.")
+    if holdout := account["holdout"]:
+        console.print(
+            f"{customers['held_out']:,} customers are left out by chance as a control group; their lists, which are "
+            f"not to be sent, are in {out.with_name(holdout['file'])}."
+        )
+    if products["taken"]:
+        remain = products["sold"] - sum(products["taken"].values())
+        console.print(f"Of {products['sold']:,} products sold {_taken(products['taken'])}; {remain:,} remain.")
+    if short := customers["with_short_list"]:
+        console.print(
+            f"{short:,} customers have fewer than {top} products left. Of the products sold, in all these lists "
+            f"together, {_taken(products['taken_from_short_lists'])}."
+        )
+
+
+def _taken(taken: Mapping[str, int]) -> str:
+    """`only category took 300, in stock took 12`."""
+    return ", ".join(f"{name} took {number:,}" for name, number in taken.items())
+
+
 def trial_line(record: Mapping[str, Any]) -> str:
     """A trial of `tune` in one line."""
     end = f"{record['validation']:.4f}" if record["state"] == "complete" else record["state"]
@@ -152,3 +191,44 @@ def trial_line(record: Mapping[str, Any]) -> str:
         for name, value in record["settings"].items()
     )
     return f"trial {record['trial']:3d}  {end:8s}  {settings}  {record.get('message', '')}".rstrip()
+
+
+def print_hindsight(console: Console, result: Mapping[str, Any]) -> None:
+    """What was bought of recommendations, by their first places, by segments, and against the control group."""
+    from rich.table import Table
+
+    def table_of(first: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+        with_revenue = any("revenue" in row for row in rows.values())
+        table = Table(
+            first, "rows", "bought", "share", "popularity", "difference", "pieces", *["revenue"] * with_revenue
+        )
+        for name, row in rows.items():
+            others = (
+                [_cell(row["popularity"]["share"]), _cell(row["difference"])] if "popularity" in row else ["-", "-"]
+            )
+            cells = [
+                f"{row['rows']:,.0f}",
+                f"{row['bought']:,.0f}",
+                _cell(row["share"]),
+                *others,
+                f"{row['pieces']:,.0f}",
+            ]
+            table.add_row(name, *cells, *([f"{row['revenue']:,.2f}"] if with_revenue else []))
+        return table
+
+    console.print(
+        f"{result['rows']:,} recommendations for {result['customers']:,} customers, and what was bought after "
+        f"{result['after']} and up to {result['until']}. Brackets: 95% bootstrap intervals over customers."
+    )
+    console.print(table_of("first places", result["cuts"]))
+    if "segments" in result:
+        console.print(table_of(result["segment"], result["segments"]))
+    if "control" in result:
+        table = Table("per customer", "with lists", "control group", "difference")
+        for name, figures in result["control"].items():
+            if name != "customers":
+                table.add_row(name, *(_cell(figures[group]) for group in ("treated", "control", "difference")))
+        console.print(table)
+        console.print(f"The control group: {result['control']['customers']:,} customers left out by chance.")
+    for note in result["notes"]:
+        console.print(f"Note: {note}.")

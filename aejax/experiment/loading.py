@@ -1,30 +1,19 @@
-"""Finished runs, loaded: evaluated again, and put to use."""
+"""Finished runs, loaded and evaluated again."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as pc
-import pyarrow.parquet as pq
-
-from aejax import attributes, recommendation, registry, runs
+from aejax import recommendation, registry, runs
 from aejax.config import RunConfig
-from aejax.errors import InputError, ResourceError
+from aejax.errors import InputError
 from aejax.experiment.fitting import evaluate_test, metrics_json
-from aejax.experiment.preparing import Prepared, prepare_dataset, titles
+from aejax.experiment.preparing import Prepared, prepare_dataset
 from aejax.interactions import Interactions, onto
 from aejax.models import Model
-from aejax.tables import text
-
-
-def _silent(sentence: str) -> None:
-    """Tell no one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +24,21 @@ class Run:
       config: its config.
       prepared: its data, split again.
       model: its fitted model.
+      folder: where it is.
     """
 
     config: RunConfig
     prepared: Prepared
     model: Model
+    folder: Path
+
+    @property
+    def learned(self) -> Interactions:
+        """What the model was fitted on at last; of one in production, all order lines."""
+        if self.config.production is not None:
+            return self.prepared.interactions
+        parts = self.prepared.split
+        return parts.train if parts.refit is None else parts.refit
 
 
 def load_run(run: Path) -> Run:
@@ -57,11 +56,20 @@ def load_run(run: Path) -> Run:
     family = registry.family(config.model)
     settings = registry.make_settings(config.model, config.settings)
     model = family.restore(runs.load_state(run / "state" / "model"), settings, items=len(prepared.interactions.items))
-    return Run(config, prepared, model)
+    return Run(config, prepared, model, run)
 
 
 def evaluate_run(run: Run) -> dict[str, Any]:
-    """The content of metrics.json, computed again."""
+    """The content of metrics.json, computed again.
+
+    Raises:
+      InputError: nothing is held out of the run's data.
+    """
+    if run.config.production is not None:
+        raise InputError(
+            "this run is in production: it was fitted on all its data, so that nothing is left to evaluate it on; the "
+            f"figures expected of it are in its metrics.json, those of {run.config.production.evaluated}"
+        )
     return metrics_json(run.prepared, evaluate_test(run.model, run.prepared))
 
 
@@ -78,126 +86,13 @@ def known_on(run: Run, on: str | None = None) -> tuple[recommendation.Known, str
     known = recommendation.known_at(lines, on, everything=everything)
     if not known.later:
         return known, ""
-    parts = run.prepared.split
-    learned = (parts.train if parts.refit is None else parts.refit).at
+    learned = run.learned.at
     assert learned is not None
     noun = "order lines" if lines.order is None else "orders"
     note = f"{known.later:,} {noun} after --on {on} were not looked at"
     if learned.max() > known.as_of:
         note += f", but the model has learned from orders up to {learned.max()}"
     return known, note
-
-
-def recommend(
-    run: Run,
-    *,
-    top: int = 10,
-    repeat: str | None = None,
-    customers: Sequence[str] | None = None,
-    known: recommendation.Known | None = None,
-    include_new: float = 0.0,
-    say: Callable[[str], None] = _silent,
-) -> Iterator[pd.DataFrame]:
-    """Recommendations for the customers given, by default for every customer of any file, from what is known on a day
-    (`known_on`), by default from all orders; see `recommendation`. `say` is told why customers without orders get no
-    lists by their attributes, where they have too many.
-
-    Raises:
-      InputError: `include_new` is no share, or the run knows no new products or its model cannot score them.
-    """
-    if not 0.0 <= include_new <= 1.0:
-        raise InputError(f"--include-new is {include_new:g}; expected a share of the places, 0 to 1, such as 0.2")
-    settings = registry.make_settings(run.config.model, run.config.settings)
-    uses_attributes = registry.family(run.config.model).uses_attributes(settings)
-    if include_new and not (run.config.data.new_products and uses_attributes):
-        raise InputError(
-            f"--include-new {include_new:g} needs a run that was fitted with --new-products and whose model uses "
-            f"attributes; fit it again with one of these models: {registry.attribute_models()}"
-        )
-    new_places = int(include_new * top + 1e-9)  # floating point: 0.3 of 10 places are 3
-    if include_new and not new_places:
-        raise InputError(
-            f"--include-new {include_new:g} of --top {top} is less than one place; give a larger share, or --top "
-            f"{math.ceil(1 / include_new)} or more"
-        )
-    dataset = run.prepared.dataset
-    ids = list(dataset.customers["customer_id"]) if customers is None else customers
-    segments = registry.family("popularity-segment")
-
-    def fit_segments(bought: Interactions) -> Model | None:
-        try:
-            return segments.fit(bought, segments.settings())
-        except ResourceError as problem:
-            say(f"Note: customers without orders get the most popular products: {problem}.")
-            return None
-
-    return recommendation.recommend(
-        run.model,
-        known_on(run)[0] if known is None else known,
-        ids,
-        titles(dataset),
-        top=top,
-        repeat=repeat or run.prepared.split_config.repeat,
-        new_places=new_places,
-        segments=attributes.encode(run.prepared.attributes["customers"], dataset.customers, ids),
-        for_unknown=fit_segments,
-    )
-
-
-def write_recommendations(
-    run: Run,
-    out: Path,
-    *,
-    top: int = 10,
-    repeat: str | None = None,
-    customers: Sequence[str] | None = None,
-    known: recommendation.Known | None = None,
-    include_new: float = 0.0,
-    say: Callable[[str], None] = _silent,
-) -> dict[str, int]:
-    """Stream recommendations to a .csv or .parquet file, whole or not at all.
-
-    Returns:
-      Counts of `rows`, of those of new products by their `attributes`, of `customers`, and of those among them who got
-      `popular` products, or lists by `customer-attributes` or of the `mean-customer`; see `recommendation.recommend`.
-    """
-    counts = {"rows": 0, "attributes": 0, "customers": 0, **dict.fromkeys(recommendation.BASES, 0)}
-    types = dict.fromkeys(recommendation.COLUMNS, pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
-    schema = pa.schema(types)
-    frames = recommend(run, top=top, repeat=repeat, customers=customers, known=known, include_new=include_new, say=say)
-    with runs.whole_file(out) as partial:
-        make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
-        with make(partial, schema) as writer:
-            for frame in frames:
-                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
-                first = frame[frame["rank"] == 1]
-                counts["rows"] += len(frame)
-                counts["customers"] += len(first)
-                counts["attributes"] += list(frame["basis"]).count("attributes")
-                for basis in recommendation.BASES:
-                    counts[basis] += frame.loc[frame["basis"] == basis, "customer_id"].nunique()
-    return counts
-
-
-def read_customers(path: Path) -> list[str]:
-    """Ids from the column `customer_id` of a CSV file, or from a .txt file with one id a line; repeated ids count once.
-
-    Raises:
-      InputError: the file is missing, cannot be read as such, or holds no id.
-    """
-    if not path.is_file():
-        raise InputError(f"--customers {path} is no file; expected a CSV file with a column customer_id")
-    if path.suffix == ".txt":
-        file = text.without_header(path, ["customer_id"], separator="\t")
-    else:
-        file = text.open_text(path)
-        text.require_columns(file, {"customer_id": ("id", "customer", "customers", "user_id")})
-    column = text.coded(text.read_columns(file, ["customer_id"])["customer_id"])
-    ids = [column.text(row) for row in range(len(column.codes))]
-    found = list(dict.fromkeys(name for name in ids if name))
-    if not found:
-        raise InputError(f"--customers {path} holds no customer id")
-    return found
 
 
 def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aejax import attributes, quality, recommendation, runs
+from aejax import attributes, quality, recommendation, runs, selection
 from aejax.experiment.preparing import Prepared, titles
 from aejax.models import Model
 
@@ -107,9 +107,7 @@ def examples(model: Model, prepared: Prepared) -> list[dict[str, Any]]:
     for position in chosen:
         histories = part.inputs.take(int(position), int(position) + 1)
         top = min(10, len(lines.items))
-        wait = recommendation.start_best_items(
-            model, histories, seen[[position]], top=top, rows=1, offered=part.offered
-        )
+        wait = selection.start_best_items(model, histories, seen[[position]], top=top, rows=1, offered=part.offered)
         scores, items = wait()
         basis = str(recommendation.basis_of(model, histories)[0])
         later = set(part.targets[[position]].indices.tolist())

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 
 from aejax.errors import InputError
-from aejax.quality import counted, shown
+from aejax.quality import counted
 from aejax.tables import text
 from aejax.tables.text import Coded
 
@@ -74,6 +74,11 @@ def normal(address: str) -> str:
     return address.strip().lower()
 
 
+def masked(address: str) -> str:
+    """What messages show of an address, a phone number or a name: how it begins."""
+    return f'"{address[:1]}...{"@..." if "@" in address else ""}"'
+
+
 def hashed(addresses: Iterable[str], source: str) -> list[str]:
     """Addresses -> keyed hashes that stand for them; equal ones, however written, get one.
 
@@ -92,16 +97,11 @@ def hashed(addresses: Iterable[str], source: str) -> list[str]:
         found = f"{KEY} has {len(key)} characters" if key else f"{KEY} is not set"
         raise InputError(
             f"{source}: {counted(len(addresses), 'customer')} known by an e-mail address or phone number alone "
-            f"({_initial(addresses[0])}), which never leaves the reader, and {found}; set that environment variable to "
-            f"a secret of {_SHORTEST_KEY} or more characters and keep it: ids are keyed hashes, and the same key gives "
+            f"({masked(addresses[0])}), which never leaves the reader, and {found}; set that environment variable to a "
+            f"secret of {_SHORTEST_KEY} or more characters and keep it: ids are keyed hashes, and the same key gives "
             "the same ids next week"
         )
     return [f"h-{hmac.new(key.encode(), one.encode(), hashlib.sha256).hexdigest()[:_DIGITS]}" for one in addresses]
-
-
-def _initial(address: str) -> str:
-    """What a message shows of an address, whatever it looks like."""
-    return shown(address) if _ADDRESS.search(address) and " " not in address else f'"{address[0]}..."'
 
 
 def replaced(column: Coded, change: Callable[[list[str]], Sequence[str]]) -> Coded:

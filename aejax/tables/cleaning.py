@@ -70,8 +70,11 @@ class Cleaned:
     warnings: list[str]
 
 
-def clean(lines: OrderLines) -> Cleaned:
-    """Apply the rules, in this order: no customer, no product, quantity zero, no date, one line an order and SKU."""
+def clean(lines: OrderLines, source: str = "orders.csv") -> Cleaned:
+    """Apply the rules, in this order: no customer, no product, quantity zero, no date, one line an order and SKU.
+
+    `source` is the file, for messages.
+    """
     rows = np.arange(len(lines.quantity), dtype=np.int32)
     dropped: dict[str, np.ndarray] = {}
     for rule, broken in (
@@ -88,7 +91,7 @@ def clean(lines: OrderLines) -> Cleaned:
         dated = np.flatnonzero(~undated)
         rows, lines, at = rows[dated], lines.take(dated), at[dated]
         order = None if order is None else order[dated]
-    quantity, price, first, merged, netted = _summed(order, lines)
+    quantity, price, first, merged, netted = _summed(order, lines, source)
     merged, netted = rows[merged], rows[netted]
     if first is not None:
         rows, lines, order = rows[first], lines.take(first), None if order is None else order[first]
@@ -151,7 +154,7 @@ def _by_order_id(order: Coded, customer: Coded) -> tuple[np.ndarray, list[str]]:
 
 
 def _summed(
-    order: np.ndarray | None, lines: OrderLines
+    order: np.ndarray | None, lines: OrderLines, source: str
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray, np.ndarray]:
     """Sum the lines of one order and SKU.
 
@@ -178,7 +181,7 @@ def _summed(
     if np.abs(total).max() > np.iinfo(np.int32).max:
         worst = shown(sku.text(int(repeated[first[np.abs(total).argmax()]])))
         raise InputError(
-            f"orders.csv: the lines of one order with lineitem_sku {worst} add up to {np.abs(total).max():,} units; "
+            f"{source}: the lines of one order with lineitem_sku {worst} add up to {np.abs(total).max():,} units; "
             f"expected at most {np.iinfo(np.int32).max:,}"
         )
     summed = quantity.copy()

@@ -12,7 +12,7 @@ import pandas as pd
 from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import Dataset
-from aejax.quality import Dropped, FileAccount, counted, masked, shown
+from aejax.quality import Dropped, FileAccount, counted, masked_text, shown
 from aejax.tables import text
 from aejax.tables.cleaning import Cleaned
 from aejax.tables.text import TextFile
@@ -46,12 +46,12 @@ class Table:
     Attributes:
       frame: a row each, the id first, all cells text.
       accounts: file -> what became of its rows.
-      title: what messages call the files.
+      title: what messages call the files; None: there are none.
     """
 
     frame: pd.DataFrame
     accounts: Mapping[str, FileAccount]
-    title: str
+    title: str | None
 
 
 def dataset_of(
@@ -94,7 +94,9 @@ def dataset_of(
     product_rows, masked_columns = _masked(product_rows)
     if masked_columns:
         among = ", ".join(masked_columns)
-        told.append(f"{products.title}: e-mail addresses or phone numbers in {among} of products; masked")
+        told.append(
+            f"{products.title or orders.title}: e-mail addresses or phone numbers in {among} of products; masked"
+        )
     netting = quality.account_for_returns(interactions)
     if len(netting.bought) == 0:
         raise InputError(f"{orders.title}: nothing to learn from; there are only returns and the purchases they cancel")
@@ -135,7 +137,7 @@ def _titled(products: pd.DataFrame, known: Mapping[str, str]) -> pd.DataFrame:
 
 def _masked(products: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The products without the addresses of suppliers, or of whom a line was made for; and the columns that had any."""
-    kept = products.assign(**{name: products[name].map(masked) for name in products.columns[1:]})
+    kept = products.assign(**{name: products[name].map(masked_text) for name in products.columns[1:]})
     return kept, [name for name in products.columns if not kept[name].equals(products[name])]
 
 
@@ -150,9 +152,11 @@ def _not_among(used: np.ndarray, known: pd.Series) -> np.ndarray:
     return used[pd.Index(known.to_numpy(dtype=object)).get_indexer(used) < 0]
 
 
-def _unknown(unknown: np.ndarray, noun: str, source: str, where: str) -> list[str]:
+def _unknown(unknown: np.ndarray, noun: str, source: str, where: str | None) -> list[str]:
     if len(unknown) == 0:
         return []
+    if where is None:
+        return [f"there is no table of {noun}s: nothing but their ids in {source} is known of them"]
     sample = ", ".join(shown(value) for value in unknown[:3])
     more = ", ..." if len(unknown) > 3 else ""
     return [f"{counted(len(unknown), noun)} of {source} not in {where}: {sample}{more}; kept, without attributes"]

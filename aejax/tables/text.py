@@ -1,4 +1,6 @@
-"""Delimited text files as columns of text: one pass with pyarrow, ids coded at once, errors with their physical line.
+"""Tables as columns of text: one pass with pyarrow, ids coded at once, errors with their physical line.
+
+Most are delimited text, in whatever encoding, separator and packing; Parquet and workbooks go the same way.
 
 Nothing here guesses a type: `007` stays `007`. What a cell means is decided elsewhere, on the distinct values alone.
 """
@@ -7,13 +9,16 @@ Nothing here guesses a type: `007` stays `007`. What a cell means is decided els
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import difflib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +27,15 @@ import pyarrow.csv as pa_csv
 
 from aejax.errors import InputError
 from aejax.interactions import Vocabulary
-from aejax.quality import masked, shown
+from aejax.quality import masked_text, shown
+from aejax.tables import grids, sources
+from aejax.tables.grids import Grid
 
-_CHUNK = 1 << 20
+SUFFIXES = (*sources.TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in sources.TEXT_SUFFIXES), ".zip", *grids.SUFFIXES)
+SEPARATORS = ",;\t|"
+_SAMPLE = 50  # records by which a separator is recognised
+_LARGEST_RECORD = 64 << 20
+csv.field_size_limit(_LARGEST_RECORD)
 _CODED = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -43,8 +54,13 @@ class TextFile:
       names: the names they go by.
       separator: between cells; more than one character only in unquoted files.
       quoted: whether `"` may enclose a cell.
-      marked: whether it starts with a byte order mark.
-      encoding: `utf-8` or `latin-1`.
+      marked: whether it starts with a byte order mark of UTF-8.
+      encoding: a Python codec.
+      quotes: how many `"` there are, where they may enclose a cell.
+      grid: the table, where it is no delimited text.
+      date_format: of all dates, as `strptime` has it; None: recognised.
+      decimal: `,` or `.`, which then never groups thousands; None: recognised.
+      told: what was guessed, in plain sentences.
     """
 
     path: Path
@@ -54,6 +70,11 @@ class TextFile:
     quoted: bool = True
     marked: bool = False
     encoding: str = "utf-8"
+    quotes: int = 0
+    grid: Grid | None = None
+    date_format: str | None = None
+    decimal: str | None = None
+    told: tuple[str, ...] = ()
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -99,26 +120,59 @@ class Coded:
 def open_text(
     path: Path,
     *,
-    separator: str = ",",
+    separator: str | None = None,
     quoted: bool = True,
+    encoding: str | None = None,
     name_of: Callable[[str], str] = normalised_name,
 ) -> TextFile:
     """Read the header of a file.
 
+    Args:
+      path: delimited text, which may be packed (`.gz`, `.zip`), a `.parquet` file or an `.xlsx` workbook.
+      separator: between cells; None: recognised.
+      quoted: whether `"` may enclose a cell.
+      encoding: a Python codec; None: recognised.
+      name_of: a column's name in the file -> the name it goes by.
+
     Raises:
-      InputError: the file is empty, its header is not UTF-8, two columns go by one name, or it is a row.
+      InputError: the file is empty, damaged or of no known encoding, two columns go by one name, or the first line is a
+        row.
     """
-    _require_content(path)
-    with path.open("rb") as content:
-        marked = content.read(3) == b"\xef\xbb\xbf"
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        records = csv.reader(lines, delimiter=separator) if quoted else (_cells(line, separator) for line in lines)
-        header = tuple(next((record for record in records if record), ()))
-    if any(re.search("[\udc80-\udcff]", name) for name in header):
-        raise not_utf8(path)
+    if path.suffix in grids.SUFFIXES:
+        grid = grids.open_grid(path)
+        return TextFile(path, grid.header, _names(path, grid.header, name_of), grid=grid, told=grid.told)
+    scan = sources.scan(path, encoding)
+    told = ()
+    if scan.encoding != "utf-8" and encoding is None:
+        known = {"cp1252": "Windows-1252"}.get(scan.encoding, scan.encoding.upper())
+        told = (f"{path.name} is not UTF-8; it was read as {known}",)
+    start = _records_of(path, scan.encoding, separator or ",", quoted)
+    if next((record for _, record in start if any(cell.strip() for cell in record)), None) is None:
+        raise InputError(f"{path.name} is empty: it has no header line; export it again")
+    if separator is None:
+        separator = _separator(path, scan.encoding)
+        if separator != ",":
+            named = {"\t": "tabs"}.get(separator, f'"{separator}"')
+            told += (f"the cells of {path.name} are separated by {named}",)
+    _, cells = next((line, record) for line, record in _records_of(path, scan.encoding, separator, quoted) if record)
+    header = tuple(cells)
+    return TextFile(
+        path,
+        header,
+        _names(path, header, name_of),
+        separator,
+        quoted,
+        scan.marked,
+        scan.encoding,
+        scan.quotes if quoted else 0,
+        told=told,
+    )
+
+
+def _names(path: Path, header: Sequence[str], name_of: Callable[[str], str]) -> tuple[str, ...]:
     if not any(name.strip() for name in header):
         raise InputError(f"{path.name} is empty: it has no header line; export it again")
-    if any(masked(name) != name for name in header):
+    if any(masked_text(name) != name for name in header):
         raise _no_header(path, "an e-mail address or a phone number")
     names = tuple(name_of(name) or f"column_{n}" for n, name in enumerate(header, start=1))
     if _has_number(header) and len(set(names)) < len(names):
@@ -126,24 +180,31 @@ def open_text(
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         twice = ", ".join(shown(old) for old, new in zip(header, names, strict=True) if new == repeated[0])
         raise InputError(
-            f'{path.name}: two columns go by the name "{repeated[0]}" ({twice}); remove or rename one of them'
+            f"{path.name}: two columns go by the name {shown(repeated[0])} ({twice}); remove or rename one of them"
         )
-    return TextFile(path, header, names, separator, quoted, marked)
+    return names
+
+
+def _separator(path: Path, encoding: str) -> str:
+    """The separator under which most of the first records have as many cells as the header, then the most cells."""
+    best, fit = ",", (0.0, 0)
+    for separator in SEPARATORS:
+        records = _records_of(path, encoding, separator, quoted=True)
+        cells = [len(record) for _, record in islice(((n, record) for n, record in records if record), _SAMPLE)]
+        own = (cells.count(cells[0]) / len(cells), cells[0])
+        if cells[0] > 1 and own > fit:
+            best, fit = separator, own
+    return best
 
 
 def without_header(path: Path, names: Sequence[str], *, separator: str) -> TextFile:
-    """An unquoted file whose columns are known beforehand. One that is not UTF-8 is taken for Latin-1.
+    """An unquoted file whose columns are known beforehand. One that is not UTF-8 is taken for Windows-1252.
 
     Raises:
-      InputError: the file is empty.
+      InputError: the file is empty, or of neither encoding.
     """
-    _require_content(path)
-    try:
-        path.read_bytes().decode()
-        encoding = "utf-8"
-    except UnicodeDecodeError:
-        encoding = "latin-1"
-    return TextFile(path, (), tuple(names), separator, quoted=False, encoding=encoding)
+    scan = sources.scan(path)
+    return TextFile(path, (), tuple(names), separator, quoted=False, encoding=scan.encoding)
 
 
 def require_columns(file: TextFile, needed: Mapping[str, Sequence[str]]) -> None:
@@ -163,12 +224,7 @@ def require_columns(file: TextFile, needed: Mapping[str, Sequence[str]]) -> None
             raise _no_header(file.path, "a number")
         free = [other for other in file.names if other not in needed]
         likely = [other for other in synonyms if other in free] or difflib.get_close_matches(name, free, n=1)
-        if likely:
-            remedy = f'; if "{likely[0]}" is that column, rename it to "{name}"'
-        elif len(file.names) == 1 and (other := re.search("[;\t|]", file.header[0])):
-            remedy = f"; its columns seem to be separated by {other[0]!r}: save it with commas"
-        else:
-            remedy = "; add it to the export"
+        remedy = f'; if "{likely[0]}" is that column, rename it to "{name}"' if likely else "; add it to the export"
         there = ", ".join(shown(other)[1:-1] for other in file.names)
         raise InputError(f'{file.path.name} has no column "{name}" (there are: {there}){remedy}')
 
@@ -189,30 +245,45 @@ def read_columns(file: TextFile, columns: Sequence[str], *, coded: bool = True) 
     """
     in_file = file.header or file.names
     wanted = [in_file[file.names.index(name)] for name in columns]
-    quotes = sum(chunk.count(b'"') for chunk in _chunks(file.path)) if file.quoted else 0
-    if quotes % 2:
-        _check_quotes(file)
-    try:
-        table = pa_csv.read_csv(
-            _content(file),
+    if file.grid is not None:
+        table = file.grid.read(wanted)
+        if coded:
+            table = pa.table({name: table[name].dictionary_encode() for name in wanted})
+    else:
+        if file.quotes % 2:
+            _check_quotes(file)
+        try:
+            table = _read_csv(file, wanted, _CODED if coded else pa.string(), sources.CHUNK)
+        except pa.ArrowInvalid as problem:
+            if "straddling" not in str(problem):
+                raise _explained(file, problem) from None
+            try:  # a record that is longer than two blocks
+                table = _read_csv(file, wanted, _CODED if coded else pa.string(), _LARGEST_RECORD)
+            except pa.ArrowInvalid as again:
+                raise _explained(file, again) from None
+    if table.num_rows == 0:
+        raise _no_rows(file)
+    return table.rename_columns(list(columns))
+
+
+def _read_csv(file: TextFile, wanted: Sequence[str], kind: pa.DataType, block_size: int) -> pa.Table:
+    """These columns of the file, named as in it."""
+    with contextlib.ExitStack() as opened:
+        # By its path it is read by several threads.
+        plain = file.encoding == "utf-8" and len(file.separator) == 1 and file.path.suffix not in (".gz", ".zip")
+        return pa_csv.read_csv(
+            str(file.path) if plain else opened.enter_context(_content(file)),
             read_options=pa_csv.ReadOptions(
-                block_size=_CHUNK, encoding=file.encoding, column_names=None if file.header else list(file.names)
+                block_size=block_size, column_names=None if file.header else list(file.names)
             ),
             parse_options=pa_csv.ParseOptions(
                 delimiter="\t" if len(file.separator) > 1 else file.separator,
                 quote_char='"' if file.quoted else False,
-                newlines_in_values=quotes > 0,  # costs a third of the time
+                newlines_in_values=file.quotes > 0,  # costs a third of the time
             ),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, _CODED if coded else pa.string()), include_columns=wanted
-            ),
+            convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(wanted, kind), include_columns=wanted),
             memory_pool=pa.system_memory_pool(),  # gives back what it no longer needs
         )
-    except pa.ArrowInvalid as problem:
-        raise _explained(file, problem) from None
-    if table.num_rows == 0:
-        raise _no_rows(file)
-    return table.rename_columns(list(columns))
 
 
 def coded(column: pa.ChunkedArray) -> Coded:
@@ -229,11 +300,13 @@ def physical_lines(file: TextFile, rows: Iterable[int]) -> list[int]:
     rows = [int(row) for row in rows]
     if not rows:
         return []
+    if file.grid is not None:
+        return file.grid.lines(rows)
     last = max(rows)
     if _a_line_each(file, last + 2):
         return [row + (2 if file.header else 1) for row in rows]
     start_of = dict.fromkeys(rows, 0)
-    for row, (line, _) in enumerate(_records(file), start=-1 if file.header else 0):
+    for row, (line, _) in enumerate(records(file), start=-1 if file.header else 0):
         if row in start_of:
             start_of[row] = line
         if row == last:
@@ -258,20 +331,17 @@ def _no_header(path: Path, holds: str) -> InputError:
     )
 
 
-def _require_content(path: Path) -> None:
-    if path.stat().st_size == 0:
-        raise InputError(f"{path.name} is empty (0 bytes); export it again")
-
-
 def _no_rows(file: TextFile) -> InputError:
     return InputError(f"{file.path.name} has a header but no rows; export it again")
 
 
-def _content(file: TextFile) -> str | io.BytesIO:
-    """What pyarrow reads: the file itself, or its bytes with a separator of one character."""
+def _content(file: TextFile) -> BinaryIO:
+    """What pyarrow reads: UTF-8 with a separator of one character."""
+    content = sources.open_utf8(file.path, file.encoding)
     if len(file.separator) == 1:
-        return str(file.path)
-    return io.BytesIO(file.path.read_bytes().replace(file.separator.encode(), b"\t"))
+        return content
+    with content:
+        return io.BytesIO(content.read().replace(file.separator.encode(), b"\t"))
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -280,35 +350,41 @@ def _cells(line: str, separator: str) -> list[str]:
     return line.split(separator) if line else []
 
 
-def _records(file: TextFile) -> Iterator[tuple[int, int]]:
-    """The physical line where each record starts, header included, and its number of cells. Blank lines are none.
+def records(file: TextFile) -> Iterator[tuple[int, list[str]]]:
+    """The physical line where each record starts, header included, and its cells. Blank lines are none.
 
-    Slow (a second for a million lines): only for a file with something to report.
+    Slow (a second for a million lines): only for a file with something to report, or for its first records.
     """
-    with file.path.open(encoding="latin-1", newline="") as lines:  # the structure is ASCII: any bytes will do
-        if file.quoted:
-            reader = csv.reader(lines, delimiter=file.separator)
+    for line, record in _records_of(file.path, file.encoding, file.separator, file.quoted):
+        if record:
+            yield line, record
+
+
+def _records_of(path: Path, encoding: str, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """The physical line where each record starts, and its cells; none for a blank line."""
+    content = sources.open_utf8(path, encoding)
+    with io.TextIOWrapper(content, encoding="utf-8-sig", errors="replace", newline="") as lines:
+        if quoted:
+            reader = csv.reader(lines, delimiter=separator)
             start = 1
-            for record in reader:
-                if record:
-                    yield start, len(record)
-                start = reader.line_num + 1
+            try:
+                for record in reader:
+                    yield start, record
+                    start = reader.line_num + 1
+            except csv.Error:
+                raise InputError(
+                    f"{path.name}:{start}: a cell of more than {_LARGEST_RECORD:,} characters; "
+                    'a quote (") may open it that nothing closes'
+                ) from None
         else:
             for start, line in enumerate(lines, start=1):
-                if cells := _cells(line, file.separator):
-                    yield start, len(cells)
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            yield chunk
+                yield start, _cells(line, separator)
 
 
 def _a_line_each(file: TextFile, lines: int) -> bool:
     """Whether each of the first records surely is one of the first `lines`: there are no quotes and no blank lines."""
     before = b"\n"
-    for chunk in _chunks(file.path):
+    for chunk in sources.chunks(file.path, file.encoding):
         joined = before + chunk
         if (file.quoted and b'"' in chunk) or any(blank in joined for blank in (b"\n\n", b"\n\r", b"\r\r")):
             return False
@@ -321,7 +397,8 @@ def _a_line_each(file: TextFile, lines: int) -> bool:
 
 def _check_quotes(file: TextFile) -> None:
     """An odd number of quotes: one may never be closed, and would swallow the rest of the file in silence."""
-    with file.path.open(encoding="latin-1", newline="") as lines:
+    content = sources.open_utf8(file.path, file.encoding)
+    with io.TextIOWrapper(content, encoding="utf-8", errors="replace", newline="") as lines:
         reader = csv.reader(lines, delimiter=file.separator, strict=True)
         start = 1
         try:
@@ -333,32 +410,18 @@ def _check_quotes(file: TextFile) -> None:
             ) from None
 
 
-def not_utf8(path: Path) -> InputError:
-    """The error for the first byte that is not UTF-8."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as problem:
-                return InputError(
-                    f"{path.name}:{number}: byte {problem.start + 1} of the line (0x{line[problem.start]:02x}) is not "
-                    f"UTF-8; save the file as UTF-8 (in a spreadsheet: CSV UTF-8)"
-                )
-    return InputError(f"{path.name} is not UTF-8; save the file as UTF-8 (in a spreadsheet: CSV UTF-8)")
-
-
 def _explained(file: TextFile, problem: pa.ArrowInvalid) -> InputError:
     """The error that stands for pyarrow's."""
     if "UTF8" in str(problem):
-        return not_utf8(file.path)
-    expected, records = len(file.names), 0
-    for line, cells in _records(file):
-        records += 1
-        if cells != expected:
+        return sources.not_utf8(file.path)
+    expected, count = len(file.names), 0
+    for line, cells in records(file):
+        count += 1
+        if len(cells) != expected:
             return InputError(
-                f"{file.path.name}:{line}: expected {expected} cells as in the header, got {cells}; "
+                f"{file.path.name}:{line}: expected {expected} cells as in the header, got {len(cells)}; "
                 f"put a cell that contains {file.separator!r} in quotes"
             )
-    if records <= bool(file.header):
+    if count <= bool(file.header):
         return _no_rows(file)
     return InputError(f"{file.path.name} cannot be read as a table: {str(problem).splitlines()[0]}")

@@ -27,6 +27,13 @@ def _item_scores(weights: jax.Array, batch: Batch, by_rows: bool) -> jax.Array:
     return product(batch, weights, by_rows=by_rows)
 
 
+@jax.jit
+def _item_terms(weights: jax.Array, batch: Batch, items: jax.Array) -> jax.Array:
+    """What each product of a batch `[B, L]` adds to the scores of the products `[B, K]` -> `[B, L, K]`."""
+    found = weights.at[batch.items[:, :, None], items[:, None, :]].get(mode="fill", fill_value=0.0)
+    return batch.values[:, :, None] * found
+
+
 @dataclasses.dataclass(frozen=True)
 class ItemWeights:
     """The model as a matrix between products.
@@ -52,6 +59,11 @@ class ItemWeights:
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better."""
         return _item_scores(self.weights, batch, self.by_rows)
+
+    def contributions(self, histories: Histories, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `aejax.models.Additive`."""
+        batch = self.encode(histories)
+        return np.asarray(batch.items), jax.device_get(_item_terms(self.weights, batch, jnp.asarray(items)))
 
     @property
     def facts(self) -> dict[str, str]:

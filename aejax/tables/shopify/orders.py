@@ -99,9 +99,10 @@ def read_orders(
     Raises:
       InputError: a column is missing, a cell is malformed, or an address needs a hash and there is no key.
     """
-    rows = _read(files)
+    rows, read_as = _read(files)
     order, alone = rows.name.codes, rows.name.blank()
     elsewhere, warnings = _elsewhere(rows, [file.path.name for file in files])
+    warnings += read_as
     kept = np.flatnonzero(~elsewhere)
     order, alone = order[kept], alone[kept]
     status = rows.status.take(kept)
@@ -146,8 +147,10 @@ def _customers(emails: Sequence[str], source: str, known: Mapping[str, str]) -> 
     return [hashes.get(one) or known.get(addresses.normal(one), "") for one in emails]
 
 
-def _read(files: Sequence[TextFile]) -> _Rows:
-    read = [_read_part(file) for file in files]
+def _read(files: Sequence[TextFile]) -> tuple[_Rows, list[str]]:
+    """All rows, and how dates were read that are not as the shop system writes them."""
+    parts_told = [_read_part(file) for file in files]
+    read = [part for part, _ in parts_told]
     whole: dict[str, Any] = {
         field.name: (
             joined([getattr(part, field.name) for part in read])
@@ -157,10 +160,10 @@ def _read(files: Sequence[TextFile]) -> _Rows:
         for field in dataclasses.fields(_Rows)
     }
     whole["file"] = np.repeat(np.arange(len(files)), [len(part.file) for part in read])
-    return _Rows(**whole)
+    return _Rows(**whole), [one for _, told in parts_told for one in told]
 
 
-def _read_part(file: TextFile) -> _Rows:
+def _read_part(file: TextFile) -> tuple[_Rows, list[str]]:
     text.require_columns(file, _NEED)
     table = text.read_columns(file, [name for name in (*_NEED, *_USE) if name in file.names])
     count = table.num_rows
@@ -169,7 +172,8 @@ def _read_part(file: TextFile) -> _Rows:
     }
     sku, title = addresses.replaced(columns["lineitem_sku"], without_apostrophe), columns["lineitem_name"]
     no_line = sku.blank() & title.blank() & columns["lineitem_quantity"].blank()
-    return _Rows(
+    at, told = values.moments(file, "created_at", columns["created_at"])
+    rows = _Rows(
         file=np.zeros(count, dtype=np.int64),
         name=addresses.replaced(columns["name"], without_apostrophe),
         email=columns["email"],
@@ -179,9 +183,10 @@ def _read_part(file: TextFile) -> _Rows:
         title=title,
         cancelled=~columns["cancelled_at"].blank(),
         quantity=values.quantities(file, "lineitem_quantity", _zero_where(columns["lineitem_quantity"], no_line)),
-        at=values.moments(file, "created_at", columns["created_at"]),
+        at=at,
         price=values.prices(file, "lineitem_price", columns["lineitem_price"]),
     )
+    return rows, told
 
 
 def _status(written: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from aejax import quality
-from aejax.quality import Dropped, FileAccount, counted, masked, shown
+from aejax.quality import Dropped, FileAccount, counted, masked_text, shown
 from aejax.tables import text
 from aejax.tables.addresses import replaced
 from aejax.tables.joining import Table
@@ -66,7 +66,7 @@ class Products:
         """The item of each line `[n]`, by its SKU, or by its name where that is blank; what is unknown stays."""
         by_sku = replaced(sku, lambda skus: [self.item_of_sku.get(one, one) for one in skus])
         # Who makes a line up at the counter may write in its name whom it is for.
-        by_name = replaced(name, lambda names: [self.item_of_name.get(one, masked(one)) for one in names])
+        by_name = replaced(name, lambda names: [self.item_of_name.get(one, masked_text(one)) for one in names])
         rows = np.arange(len(sku.codes))
         return joined([by_sku, by_name]).take(np.where(sku.blank(), rows + len(rows), rows))
 
