@@ -322,6 +322,32 @@ def test_no_address_is_kept_written_or_said(tmp_path, capsys):
         assert not any(sign.lower() in one.lower() for sign in PERSONAL)
 
 
+def test_a_whole_run_holds_no_address(tmp_path, capsys):
+    folder = exports(tmp_path / "shop", orders_export_2="", customers_export="", orders_export_1="")
+    orders = [ORDERS_1.splitlines()[0]]
+    for n in range(60):
+        who = f"Ada Alder{n % 12},Lime Street {n % 12},'8001,+41790000001,'5{n:03d}"
+        row = f"2024-{1 + n // 12:02d}-{1 + n % 12:02d},1,{{}},8.00,,#{n},Ada{n % 12}@shop.example,paid,,CHF,{who}"
+        orders += [row.format(name) for name in ("Mug", f"Pot {n % 7}", f"for Ada{n % 12}@shop.example")]
+    (folder / "orders_export.csv").write_text("\n".join(orders))
+    customers = [CUSTOMERS.splitlines()[0].replace("First Name", "First-Name")]
+    for n in range(9):
+        person = f"'9{n:03d},Ada,Alder{n},ada{n}@shop.example,yes,Birch & Sons,Lime Street {n},Bern,'3001,'+41790000001"
+        customers.append(f'{person},9,1,ring twice,"vip, call +41 79 000 00 0{n}"')
+    (folder / "customers_export.csv").write_text("\n".join(customers))
+    options = ("--split", "last-order", "--min-customers", "1")
+    assert run("fit", folder, "--model", "popularity", "--run", tmp_path / "run", *options) == 0
+    said = "".join(capsys.readouterr())
+    written = {
+        path: pd.read_parquet(path).to_csv() if path.suffix == ".parquet" else path.read_bytes().decode("latin-1")
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file()
+    }
+    assert "9001" in written[tmp_path / "run" / "data" / "interactions.parquet"]
+    for content in (said, *written.values()):
+        assert not any(sign.lower() in content.lower() for sign in (*PERSONAL, "41 79"))
+
+
 def test_hashes_are_the_key_s_and_addresses_come_back_from_the_user_s_file(tmp_path, monkeypatch):
     folder = exports(tmp_path)
     ids = set(datasets.read(folder).interactions.users.ids)
