@@ -88,6 +88,12 @@ class Attribute:
     weights: tuple[float, ...] = ()
 
 
+def from_plain(plain: Mapping[str, Any]) -> Attribute:
+    """The attribute of which `dataclasses.asdict` was stored as JSON."""
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in plain.items()}
+    return Attribute(**values)
+
+
 def recognise(tables: Mapping[str, pd.DataFrame], given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
     """How each column of `products` and `customers` is used.
 

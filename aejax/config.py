@@ -115,6 +115,19 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Production:
+    """What a run in production is: it has learned from all its data, so that nothing is left to evaluate it on.
+
+    Attributes:
+      evaluated: what the figures of its metrics.json are of, in words or as the path of a run.
+      epochs: network -> how many, as validation chose; for a network alone its name is empty.
+    """
+
+    evaluated: str
+    epochs: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """All of a run: `config.json`.
 
@@ -124,6 +137,7 @@ class RunConfig:
       training: seed and device.
       model: registry name.
       settings: every setting of the model, defaults included.
+      production: None for a run that was evaluated.
     """
 
     data: DataConfig
@@ -131,6 +145,7 @@ class RunConfig:
     training: TrainingConfig
     model: str
     settings: dict[str, Any]
+    production: Production | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `config.json`."""
@@ -150,6 +165,7 @@ class RunConfig:
                 training=TrainingConfig(**plain["training"]),
                 model=plain["model"],
                 settings=plain["settings"],
+                production=Production(**plain["production"]) if plain.get("production") else None,
             )
         except (KeyError, TypeError) as problem:
             raise InputError(f"this config is not of this version of aejax: {problem}") from None

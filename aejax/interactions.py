@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -268,17 +269,25 @@ def customers_of_products(bought: Interactions) -> np.ndarray:
     return np.bincount(distinct(bought.pair) % len(bought.items), minlength=len(bought.items))
 
 
-def set_aside_rare(lines: Interactions, min_customers: int) -> Interactions:
+def set_aside_rare(lines: Interactions, min_customers: int, kept: Vocabulary | None = None) -> Interactions:
     """Leave out products bought by fewer than `min_customers` customers (counted after returns), and then customers
     who never bought one of those that stay. Vocabularies shrink to what remains.
 
     A customer who sent everything back stays: before a cut, the returns after it have not happened.
 
+    Args:
+      lines: order lines with their returns; where products are `kept`, without features.
+      min_customers: the fewest customers of a product that stays.
+      kept: products that stay however few bought them, those that nobody did among them; None: there are none.
+
     Raises:
       InputError: nothing is left.
     """
     customers = customers_of_products(net_returns(lines))
-    items = np.flatnonzero(customers >= max(min_customers, 1))
+    stays = customers >= max(min_customers, 1)
+    if kept is not None:
+        stays |= kept.index(lines.items.ids) >= 0
+    items = np.flatnonzero(stays)
     if len(items) == 0:
         most = int(customers.max()) if len(customers) else 0
         raise InputError(
@@ -286,7 +295,8 @@ def set_aside_rare(lines: Interactions, min_customers: int) -> Interactions:
             f"try --min-customers {max(most // 2, 1)}"
         )
     users = np.unique(lines.user[(lines.quantity > 0) & np.isin(lines.item, items)])
-    return reindex(lines, users, items)
+    rest = reindex(lines, users, items)
+    return rest if kept is None else onto(rest, rest.users, Vocabulary.of([*rest.items.ids, *kept.ids]))
 
 
 def onto(lines: Interactions, users: Vocabulary, items: Vocabulary) -> Interactions:
@@ -322,6 +332,19 @@ def reindex(lines: Interactions, users: np.ndarray, items: np.ndarray) -> Intera
 
 
 @dataclasses.dataclass(frozen=True)
+class Pinned:
+    """What a model was fitted with, where its data alone no longer tell: they have grown, or lost customers.
+
+    Attributes:
+      items: products that are not set aside, however few customers they have.
+      attributes: how columns were used, table -> a mapping for each column; None: as the tables look.
+    """
+
+    items: Vocabulary
+    attributes: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """What was read from a folder, cleaned and accounted for.
 
@@ -332,6 +355,7 @@ class Dataset:
       products: a row per product of any file, sorted by the text column `sku`; `title` and further columns as text.
       quality: the account of every row, in the form of `aejax check --json`.
       files: the files read, by name, in a fixed order.
+      pinned: of a run whose data have changed since; None where they have not.
     """
 
     format: str
@@ -340,3 +364,4 @@ class Dataset:
     products: pd.DataFrame
     quality: dict
     files: tuple[Path, ...]
+    pinned: Pinned | None = None

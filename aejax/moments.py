@@ -21,3 +21,17 @@ def moment_of(text: str) -> datetime.datetime:
         except OverflowError:
             raise ValueError(text) from None
     return moment
+
+
+def end_of(text: str) -> datetime.datetime:
+    """A date -> the last second of its day, a time -> itself; see `moment_of`.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    moment = moment_of(text)
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return moment
+    return moment.replace(hour=23, minute=59, second=59)

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import aejax
 from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
-from aejax.interactions import Dataset, Interactions, Vocabulary
+from aejax.interactions import Dataset, Interactions, Pinned, Vocabulary
 
 try:
     import fcntl
@@ -321,6 +321,9 @@ def write_data(folder: Path, dataset: Dataset) -> None:
         dataset.customers.to_parquet(folder / "data" / "customers.parquet", index=False)
         dataset.products.to_parquet(folder / "data" / "products.parquet", index=False)
         write_json(folder / "data" / "quality.json", {"format": dataset.format, "quality": dataset.quality})
+        if dataset.pinned is not None:
+            pinned = {"items": dataset.pinned.items.ids.tolist(), "attributes": dataset.pinned.attributes}
+            write_json(folder / "data" / "pinned.json", pinned)
 
 
 def read_data(folder: Path) -> Dataset:
@@ -343,7 +346,11 @@ def read_data(folder: Path) -> Dataset:
         optional["at"] = optional["at"].astype("datetime64[s]")
     lines = Interactions(user, item, table["quantity"].to_numpy(), users, items, **optional)
     stored = read_json(folder / "data" / "quality.json")
-    return Dataset(stored["format"], lines, customers, products, stored["quality"], ())
+    pinned = None
+    if (folder / "data" / "pinned.json").exists():
+        plain = read_json(folder / "data" / "pinned.json")
+        pinned = Pinned(Vocabulary.of(plain["items"]), plain["attributes"])
+    return Dataset(stored["format"], lines, customers, products, stored["quality"], (), pinned)
 
 
 def _decode(column: pa.ChunkedArray) -> tuple[np.ndarray, Vocabulary]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aejax import experiment, registry
-from aejax.experiment.selecting import Hooks, refit
+from aejax.experiment.selecting import Hooks, refit_alone
 from aejax.interactions import Histories, Interactions
 from aejax.split import Split, split
 
@@ -105,7 +105,7 @@ def test_nor_does_it_move_a_network(name, protocol, tiny_lines):
     def inputs(parts: Split) -> Histories:
         return parts.test.take(np.flatnonzero(np.isin(parts.test.users, users))).inputs
 
-    models = [refit(name, settings, parts.refit, 1, seed=0, hooks=Hooks()) for parts in (plain, leaking)]
+    models = [refit_alone(name, settings, parts.refit, 1, seed=0, hooks=Hooks()) for parts in (plain, leaking)]
     before, after = (
         jax.tree.leaves((model.state(), model.encode(inputs(parts))))
         for model, parts in zip(models, (plain, leaking), strict=True)

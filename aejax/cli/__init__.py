@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from aejax.cli import production
 from aejax.cli.options import Common, attribute_kinds
 from aejax.cli.terminal import EpochProgress, make_console, print_comparison, print_metrics, trial_line
 from aejax.errors import InputError
@@ -127,6 +128,8 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
         console.print("They equal those of metrics.json.")
     else:
         console.print(f"They differ from those of metrics.json by at most {difference:.2g}.")
+    if loaded.prepared.dataset.pinned is not None:
+        console.print("Customers were removed from the run since metrics.json was written, so that figures may differ.")
     if json is not None:
         runs.write_json(json, result)
 
@@ -139,6 +142,7 @@ def recommend(
     repeat: Literal["exclude", "include"] | None = None,
     on: str | None = None,
     include_new: float = 0.0,
+    baskets: Path | None = None,
 ) -> None:
     """Write the best products for every customer, from their whole history.
 
@@ -152,6 +156,8 @@ def recommend(
         happened after it is not looked at; default: the last order's.
       include_new: share of the places that products without a purchase by then get in the list of a customer with
         orders, the best by their attributes; for a run fitted with --new-products.
+      baskets: a CSV file with the columns customer_id and sku, and quantity, order_id and created_at where it has them:
+        only its customers, whom the run need not know, as if these lines were among its orders.
     """
     from aejax import experiment
 
@@ -159,9 +165,16 @@ def recommend(
     out = run / "recommendations.csv" if out is None else out
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
+    if baskets is not None and customers is not None:
+        raise InputError("--baskets says which customers get lists, and so does --customers; leave one of them out")
     loaded = experiment.load_run(run)
     chosen = None if customers is None else experiment.read_customers(customers)
     known, note = experiment.known_on(loaded, on)
+    if baskets is not None:
+        read = experiment.read_baskets(baskets, loaded.prepared.interactions.items)
+        chosen, known = read.customers, experiment.with_baskets(loaded, known, read)
+        for sentence in read.notes:
+            console.print(f"Note: {sentence}.")
     rows = experiment.write_recommendations(
         loaded, out, top=top, repeat=repeat, customers=chosen, known=known, include_new=include_new, say=console.print
     )
@@ -313,7 +326,13 @@ COMMANDS = {
     "similar": similar,
     "compare": compare,
     "tune": tune,
+    "refit": production.refit,
+    "update": production.update,
+    "hindsight": production.hindsight,
+    "forget": production.forget,
 }
+# Those that are done before JAX would have been loaded.
+READING = ("data", "check")
 
 
 def _join_set(arguments: Sequence[str]) -> list[str]:

@@ -152,3 +152,44 @@ def trial_line(record: Mapping[str, Any]) -> str:
         for name, value in record["settings"].items()
     )
     return f"trial {record['trial']:3d}  {end:8s}  {settings}  {record.get('message', '')}".rstrip()
+
+
+def print_hindsight(console: Console, result: Mapping[str, Any]) -> None:
+    """What was bought of recommendations, by their first places, by segments, and against the control group."""
+    from rich.table import Table
+
+    def table_of(first: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+        with_revenue = any("revenue" in row for row in rows.values())
+        table = Table(
+            first, "rows", "bought", "share", "popularity", "difference", "pieces", *["revenue"] * with_revenue
+        )
+        for name, row in rows.items():
+            others = (
+                [_cell(row["popularity"]["share"]), _cell(row["difference"])] if "popularity" in row else ["-", "-"]
+            )
+            cells = [
+                f"{row['rows']:,.0f}",
+                f"{row['bought']:,.0f}",
+                _cell(row["share"]),
+                *others,
+                f"{row['pieces']:,.0f}",
+            ]
+            table.add_row(name, *cells, *([f"{row['revenue']:,.2f}"] if with_revenue else []))
+        return table
+
+    console.print(
+        f"{result['rows']:,} recommendations for {result['customers']:,} customers, and what was bought after "
+        f"{result['after']} and up to {result['until']}. Brackets: 95% bootstrap intervals over customers."
+    )
+    console.print(table_of("first places", result["cuts"]))
+    if "segments" in result:
+        console.print(table_of(result["segment"], result["segments"]))
+    if "control" in result:
+        table = Table("per customer", "with lists", "control group", "difference")
+        for name, figures in result["control"].items():
+            if name != "customers":
+                table.add_row(name, *(_cell(figures[group]) for group in ("treated", "control", "difference")))
+        console.print(table)
+        console.print(f"The control group: {result['control']['customers']:,} customers left out by chance.")
+    for note in result["notes"]:
+        console.print(f"Note: {note}.")

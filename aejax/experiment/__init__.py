@@ -1,7 +1,10 @@
 """Fit, evaluate, compare and recommend: what the command line, the scripts and the README's ten lines all call."""
 
+from aejax.experiment.baskets import read_baskets, with_baskets
 from aejax.experiment.comparing import Comparison, Trial, compare, compare_settings, own_settings, write_comparison
 from aejax.experiment.fitting import Fitted, Tested, evaluate_test, fit, fit_model, metrics_json
+from aejax.experiment.forgetting import forget
+from aejax.experiment.judging import hindsight
 from aejax.experiment.loading import (
     Run,
     evaluate_run,
@@ -13,15 +16,19 @@ from aejax.experiment.loading import (
     write_recommendations,
 )
 from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, recognise, titles
+from aejax.experiment.production import FIGURES_OF, refit
 from aejax.experiment.tuning import tune
+from aejax.experiment.updating import Updated, update
 
 __all__ = [
+    "FIGURES_OF",
     "Comparison",
     "Fitted",
     "Prepared",
     "Run",
     "Tested",
     "Trial",
+    "Updated",
     "compare",
     "compare_settings",
     "default_run",
@@ -29,6 +36,8 @@ __all__ = [
     "evaluate_test",
     "fit",
     "fit_model",
+    "forget",
+    "hindsight",
     "known_on",
     "largest_difference",
     "load_run",
@@ -37,11 +46,15 @@ __all__ = [
     "own_settings",
     "prepare",
     "prepare_dataset",
+    "read_baskets",
     "read_customers",
     "recognise",
     "recommend",
+    "refit",
     "titles",
     "tune",
+    "update",
+    "with_baskets",
     "write_comparison",
     "write_recommendations",
 ]

@@ -24,8 +24,9 @@ import numpy as np
 
 from aejax import evaluation, registry, rhythm
 from aejax.errors import InputError
-from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit, select, tell
+from aejax.experiment.selecting import Fitted, Hooks, fit_alone, refit_alone, select, tell
 from aejax.experiment.weighing import find_weights, learn_gate, may_repeat, score_part
+from aejax.interactions import Interactions
 from aejax.models import Family, Model
 from aejax.models.blend import Blend, Gate
 from aejax.split import Split
@@ -135,16 +136,43 @@ def fit_blend(settings: BlendSettings, parts: Split, *, seed: int, hooks: Hooks,
     weighed = dict(zip(names, map(float, weights), strict=True))
     tell("blend", {"weights": weighed, "validation": score, **worth, "parts": alone}, hooks)
     models = [selected[name].model for name, _ in kept]
+    blend = _blend(settings, [name for name, _ in kept], models, [weight for _, weight in kept], gate)
     if parts.refit is not None:
+        chosen = {name: epochs[name] for name, _ in kept}
+        blend = dataclasses.replace(blend, models=())  # the refits may need the memory
         selected.clear()
         models.clear()
-        for name, _ in kept:
-            own = settings.of(name)
-            models.append(refit(name, own, parts.refit, epochs[name], seed=seed, hooks=hooks_of[name]))
-        if gate is not None:
-            gate = dataclasses.replace(gate, rhythm=rhythm.rhythm_of(parts.refit))
-    blend = _blend(settings, [name for name, _ in kept], models, [weight for _, weight in kept], gate)
+        blend = refit_blend(blend, settings, parts.refit, chosen, seed=seed, hooks=hooks)
     return Fitted(blend, score, max(epochs.values()), tuple(hooks.log))
+
+
+def refit_blend(
+    blend: Blend, settings: BlendSettings, lines: Interactions, epochs: Mapping[str, int], *, seed: int, hooks: Hooks
+) -> Blend:
+    """Fit the parts that count once more, with the weights and the gate as they are.
+
+    Args:
+      blend: the fitted one.
+      settings: of the blend.
+      lines: purchases, those of train and validation or all there are.
+      epochs: part -> the number of its epochs; a part that is not trained in epochs may be missing.
+      seed: of everything random.
+      hooks: told of every epoch.
+    """
+    names = [settings.parts[position] for position in blend.positions]
+    models = [
+        refit_alone(
+            name,
+            settings.of(name),
+            lines,
+            epochs.get(name, 0),
+            seed=seed,
+            hooks=dataclasses.replace(hooks, prefix=f"{name} "),
+        )
+        for name in names
+    ]
+    gate = blend.gate and dataclasses.replace(blend.gate, rhythm=rhythm.rhythm_of(lines))
+    return dataclasses.replace(blend, models=models, gate=gate)
 
 
 def _blend(
@@ -168,4 +196,4 @@ def _restore(state: Mapping[str, Any], settings: BlendSettings, *, items: int) -
     return Blend(models, [float(weight) for weight in np.asarray(state["weights"])], positions, gate)
 
 
-FAMILY = Family(BlendSettings, {}, fit_blend, _restore, is_network=True, fits_split=True)
+FAMILY = Family(BlendSettings, {}, fit_blend, _restore, is_network=True, refit=refit_blend)

@@ -41,6 +41,14 @@ class Run:
     prepared: Prepared
     model: Model
 
+    @property
+    def learned(self) -> Interactions:
+        """What the model was fitted on at last; of one in production, all order lines."""
+        parts = self.prepared.split
+        if self.config.production is not None:
+            return self.prepared.interactions
+        return parts.train if parts.refit is None else parts.refit
+
 
 def load_run(run: Path) -> Run:
     """Load a run from its directory alone.
@@ -61,7 +69,16 @@ def load_run(run: Path) -> Run:
 
 
 def evaluate_run(run: Run) -> dict[str, Any]:
-    """The content of metrics.json, computed again."""
+    """The content of metrics.json, computed again.
+
+    Raises:
+      InputError: nothing is held out of the run's data.
+    """
+    if run.config.production is not None:
+        raise InputError(
+            "this run is in production: it was fitted on all its data, so that nothing is left to evaluate it on; the "
+            f"figures expected of it are in its metrics.json, those of {run.config.production.evaluated}"
+        )
     return metrics_json(run.prepared, evaluate_test(run.model, run.prepared))
 
 
@@ -78,8 +95,7 @@ def known_on(run: Run, on: str | None = None) -> tuple[recommendation.Known, str
     known = recommendation.known_at(lines, on, everything=everything)
     if not known.later:
         return known, ""
-    parts = run.prepared.split
-    learned = (parts.train if parts.refit is None else parts.refit).at
+    learned = run.learned.at
     assert learned is not None
     noun = "order lines" if lines.order is None else "orders"
     note = f"{known.later:,} {noun} after --on {on} were not looked at"

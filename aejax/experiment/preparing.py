@@ -77,7 +77,8 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
         min_customers=default if data.min_customers is None else data.min_customers,
         attributes={f"{table}.{one.column}": one.kind for table, columns in found.items() for one in columns},
     )
-    lines = set_aside_rare(dataset.interactions, data.min_customers or 1)
+    pinned = dataset.pinned
+    lines = set_aside_rare(dataset.interactions, data.min_customers or 1, None if pinned is None else pinned.items)
     if min(len(lines.users), len(lines.items)) < 2:
         raise InputError(
             f"after --min-customers {data.min_customers} there are {len(lines.users)} customers and "
@@ -98,6 +99,10 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
 
 def recognise(dataset: Dataset, given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
     """How each column of the data set's products and customers is used; see `attributes.recognise`."""
+    if dataset.pinned is not None and dataset.pinned.attributes is not None:
+        return {
+            table: tuple(attributes.from_plain(one) for one in own) for table, own in dataset.pinned.attributes.items()
+        }
     return attributes.recognise({"products": dataset.products, "customers": dataset.customers}, given)
 
 

@@ -100,13 +100,15 @@ def fit_alone(
 ) -> Fitted:
     """Fit a model that is not made of others; for the arguments see `aejax.experiment.fit_model`."""
     if parts.refit is not None and not validated and not registry.family(name).is_network:
-        return Fitted(refit(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, tuple(hooks.log))
+        return Fitted(refit_alone(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, tuple(hooks.log))
     fitted = select(name, settings, parts, seed=seed, hooks=hooks, factorised=factorised)
     if parts.refit is None:
         return fitted
     score, epochs = fitted.validation, fitted.epochs
     del fitted  # the refit may need the memory
-    return Fitted(refit(name, settings, parts.refit, epochs, seed=seed, hooks=hooks), score, epochs, tuple(hooks.log))
+    return Fitted(
+        refit_alone(name, settings, parts.refit, epochs, seed=seed, hooks=hooks), score, epochs, tuple(hooks.log)
+    )
 
 
 def select(
@@ -140,8 +142,10 @@ def select(
     return Fitted(model, score, 0, tuple(hooks.log))
 
 
-def refit(name: str, settings: Any, lines: Interactions, epochs: int, *, seed: int, hooks: Hooks) -> Model:
-    """Fit on train and validation together, for the number of epochs that was chosen."""
+def refit_alone(name: str, settings: Any, lines: Interactions, epochs: int, *, seed: int, hooks: Hooks) -> Model:
+    """Fit without validation, on train and validation together or on all there is, for the number of epochs that was
+    chosen.
+    """
     family = registry.family(name)
     if not family.is_network:
         model = family.fit(lines, settings)

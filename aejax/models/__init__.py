@@ -6,7 +6,7 @@ A model knows purchases and keys. It knows no file, protocol or metric, and no o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -40,6 +40,15 @@ class KnowsCustomers(Protocol):
 
     def unknown(self, histories: Histories) -> np.ndarray:
         """Histories of n customers -> the increasing positions among them of those whom it was not trained on."""
+        ...
+
+
+@runtime_checkable
+class RemovesCustomers(Protocol):
+    """A trained model with something of its own for each customer, which can be taken out of it."""
+
+    def without(self, customers: Collection[str]) -> Model:
+        """The model without what it holds of these customers, whom it then does not know."""
         ...
 
 
@@ -130,7 +139,8 @@ class Family:
         customers; where one of them is not 0, the model uses them.
       of_repeats: settings that say something only where products are bought again, on known dates.
       needs_attributes: the model uses them whatever its settings.
-      fits_split: made of other models, and makes its own choices on validation.
+      refit: of a model that is made of others and makes its own choices on validation: `refit(model, settings, lines,
+        epochs, seed=, hooks=)` -> the fitted model, fitted once more by the same choices.
     """
 
     settings: type
@@ -142,7 +152,12 @@ class Family:
     of_attributes: tuple[str, ...] = ()
     of_repeats: tuple[str, ...] = ()
     needs_attributes: bool = False
-    fits_split: bool = False
+    refit: Callable[..., Any] | None = None
+
+    @property
+    def fits_split(self) -> bool:
+        """Whether it is made of other models, and makes its own choices on validation."""
+        return self.refit is not None
 
     def uses_attributes(self, settings: Any) -> bool:
         """Whether a model of these settings scores a product that nobody bought by its attributes."""

@@ -29,7 +29,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,7 @@ from flax import nnx
 
 from aejax import losses
 from aejax.batching import Batch, drop_inputs, target_rows
+from aejax.errors import InputError
 from aejax.interactions import Histories, Interactions, Vocabulary, customers_of_products
 from aejax.matrix import check_counts, check_not_negative, check_shares
 from aejax.models import Choice, Family, Range
@@ -135,6 +136,16 @@ class CustomerNetwork:
     def unknown(self, histories: Histories) -> np.ndarray:
         """Histories of n customers -> the positions of those without a vector."""
         return np.flatnonzero(self._numbers(histories) < 0)
+
+    def without(self, customers: Collection[str]) -> CustomerNetwork:
+        """The network without the vectors of these customers."""
+        kept = np.flatnonzero([name not in customers for name in self.users.ids])
+        if not len(kept):
+            raise InputError("no customer whom the network was trained on would remain; delete the run instead")
+        params = {**self.network.params, "users": self.network.params["users"][kept]}
+        build = partial(CDAE, self.network.items, users=len(kept), latent_dim=params["users"].shape[1])
+        network = restore_network(build, params, items=self.network.items, settings=self.network.settings, unit=True)
+        return CustomerNetwork(network, self.users.take(kept))
 
     def scores(self, batch: Batch) -> jax.Array:
         """A batch of B customers -> scores `[B, I]`, higher is better."""
