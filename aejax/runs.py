@@ -9,6 +9,7 @@ write one run. Nothing here is a pickle: JSON, Parquet and Orbax arrays.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -185,10 +187,18 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write, renamed to `path` when the block ends well and removed when it does not."""
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    """A temporary sibling to write, renamed to `path` when the block ends well and removed when it does not.
+
+    Those of processes that were killed are removed.
+    """
+    own = f".{path.name}.{platform.node()}-"  # no other machine's processes can be asked after
+    partial = path.parent / f"{own}{os.getpid()}.partial"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob(f"{glob.escape(own)}*.partial"):
+            writer = other.name.removeprefix(own).removesuffix(".partial")
+            if writer.isdecimal() and not psutil.pid_exists(int(writer)):
+                other.unlink(missing_ok=True)
         try:
             yield partial
             partial.replace(path)
