@@ -12,8 +12,10 @@ import errno
 import glob
 import hashlib
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -383,8 +385,25 @@ def save_state(folder: Path, state: Any) -> None:
     """A pytree of arrays and numbers, as an Orbax checkpoint that appears whole."""
     import orbax.checkpoint as ocp
 
-    with writing(folder), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), state)
+    # What fails is raised here; on its way Orbax logs it too, once a thread, with all of the stack.
+    talk = logging.getLogger("absl")
+    silent, talk.disabled = talk.disabled, True
+    try:
+        with writing(folder), _system_errors(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute(), state)
+    finally:
+        talk.disabled = silent
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise what the operating system refused to TensorStore, which says so in words, as the error that it was."""
+    try:
+        yield
+    except ValueError as problem:
+        if (code := re.search(r"os_error_code='(\d+)'", str(problem))) is None:
+            raise
+        raise OSError(int(code[1]), str(problem)) from None
 
 
 def load_state(folder: Path, like: Any = None) -> Any:
