@@ -152,6 +152,11 @@ def contents(path: Path) -> dict[str, str]:
     return found
 
 
+def differing(held: dict[str, str], whole: dict[str, str]) -> str:
+    """The names under which the contents of two files or folders differ."""
+    return ", ".join(sorted(name or "its bytes" for name in held | whole if held.get(name) != whole.get(name)))
+
+
 def copy(source: Path, target: Path) -> None:
     """Put a copy of a file or folder in the place of another."""
     if target.is_dir():
@@ -217,7 +222,10 @@ def kill_repeatedly(command: Command, folder: Path, kills: int, rng: np.random.G
         counts["repaired"] += not command.output.exists()
         runs.repair(command.output)  # what every command does first
         held = contents(command.output)
-        require(held in (earlier, new), f"{command.name} left {command.output} neither as it was nor whole")
+        require(
+            held in (earlier, new),
+            f"{command.name} left {command.output} neither as it was nor whole: {differing(held, new)}",
+        )
         require(outcome.killed or held == new, f"{command.name} ended well and left {command.output} as it was")
         counts["new" if held == new else "earlier"] += outcome.killed
         if held == earlier and rng.random() < AGAIN:
@@ -226,7 +234,8 @@ def kill_repeatedly(command: Command, folder: Path, kills: int, rng: np.random.G
             again = ("--resume",) if command.resumes and (unfinished / "config.json").exists() else ()
             run((*words, *again), folder)
             counts["ended"] += 1
-            require(contents(command.output) == new, f"{command.name} ended in other bytes than without the kills")
+            held = contents(command.output)
+            require(held == new, f"{command.name} ended in other bytes than without the kills: {differing(held, new)}")
             require(not left_over(command.output), f"{command.name} left {left_over(command.output)}")
         copy(command.earlier, command.output)
     return counts

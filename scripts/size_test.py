@@ -56,7 +56,8 @@ def measured(*words: object) -> Measured:
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    output = process.stdout.read()
+    with process.stdout:
+        output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -120,9 +121,10 @@ def make(
         of_source = sum(1 for _ in content) - 1
     with (source / "customers.csv").open(encoding="utf-8", newline="") as content:
         people = sum(1 for _ in csv.reader(content)) - 1
-    copies = max(-(-lines // of_source), -(-customers // people))
-    # A little more than the share, so that chance does not leave it short; the rest is cut off.
-    share = min(1.0, 1.01 * lines / (of_source * copies))
+    whole = -(-lines // of_source)
+    copies = max(whole, -(-customers // people))
+    # Of whole copies the end is cut off; of parts a little more is drawn, so that chance does not leave them short.
+    share = 1.0 if copies == whole else 1.01 * lines / (of_source * copies)
     shutil.copyfile(source / "products.csv", out / "products.csv")
     bought_by = write(out / "customers.csv", copied(source / "customers.csv", ["customer_id"], copies))
     written = write(
