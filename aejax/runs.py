@@ -126,7 +126,7 @@ def whole_folder(path: Path, *, overwrite: bool = False, resume: bool = False) -
                     raise InputError(
                         f"{path} was started and not finished; give --resume to go on, or --overwrite to start again"
                     )
-                shutil.rmtree(unfinished)
+            remove(unfinished)
             unfinished.mkdir(parents=True)
             lock = _lock(unfinished)
     try:
@@ -182,9 +182,13 @@ def _publish(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, if it is there."""
+    """Remove a folder, if it is there; under its name it is whole or gone, wherever a crash interrupts this."""
+    going = path.parent / f".{path.name}.removed"
+    if going.exists():
+        shutil.rmtree(going)
     if path.exists():
-        shutil.rmtree(path)
+        path.rename(going)
+        shutil.rmtree(going)
 
 
 @contextmanager

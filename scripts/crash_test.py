@@ -4,6 +4,8 @@ Each kill is a SIGKILL, either after a random time or just before a random one o
 which the dangerous ones are too short for a random time to find them. After each, the output must be the earlier one or
 the whole new one, and nothing else may have changed; then the command is given again, an unfinished fit with --resume,
 and killed again or left to end: in the same bytes as if it had never been interrupted, with nothing left over.
+
+A run names the commit of the checkout that made it, so nothing may be committed there meanwhile.
 """
 
 from __future__ import annotations

@@ -165,3 +165,20 @@ def test_what_a_killed_writer_left_of_a_file_is_removed_by_the_next(tmp_path):
         (tmp_path / name).touch()
     runs.write_text(tmp_path / "out[1].csv", "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "out[1].csv"])
+
+
+def test_a_folder_whose_removal_is_interrupted_is_not_taken_for_whole(tmp_path, monkeypatch):
+    saved = tmp_path / "refit-000001"
+    saved.mkdir()
+    (saved / "arrays").touch()
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runs.remove(saved)
+    assert not list(tmp_path.glob("refit-*"))
+    runs.remove(saved)
+    assert list(tmp_path.iterdir()) == []
