@@ -208,7 +208,7 @@ def kill_repeatedly(command: Command, folder: Path, kills: int, rng: np.random.G
     whole = run(words, folder)
     require(contents(command.output) == new, f"{command.name} twice gives different bytes")
     unfinished = runs.unfinished_path(command.output)
-    counts = dict.fromkeys(("earlier", "new", "repaired", "resumed", "ended"), 0)
+    counts: dict[str, int] = dict.fromkeys(("earlier", "new", "repaired", "resumed", "ended"), 0)
     copy(command.earlier, command.output)
     done = 0
     while done < kills:
@@ -248,7 +248,7 @@ def earlier_orders(data: Path, folder: Path, share: float = 0.8) -> None:
     folder.mkdir()
     orders = pd.read_csv(data / "orders.csv", dtype=str)
     moments = orders["created_at"]
-    orders[moments < moments.sort_values().iloc[int(share * len(moments))]].to_csv(folder / "orders.csv", index=False)
+    orders[moments < sorted(moments)[int(share * len(moments))]].to_csv(folder / "orders.csv", index=False)
     for name in ("customers.csv", "products.csv"):
         shutil.copyfile(data / name, folder / name)
 
