@@ -100,9 +100,10 @@ def read_orders(
     Raises:
       InputError: a column is missing, a cell is malformed, or an address needs a hash and there is no key.
     """
-    rows = _read(files)
+    rows, read_as = _read(files)
     order, alone = rows.name.codes, rows.name.blank()
     elsewhere, warnings = _elsewhere(rows, [file.path.name for file in files])
+    warnings = [*read_as, *warnings]
     kept = np.flatnonzero(~elsewhere)
     order, alone = order[kept], alone[kept]
     status = rows.status.take(kept)
@@ -147,8 +148,10 @@ def _customers(emails: Sequence[str], source: str, known: Mapping[str, str]) -> 
     return [hashes.get(one) or known.get(addresses.normal(one), "") for one in emails]
 
 
-def _read(files: Sequence[TextFile]) -> _Rows:
-    parts = [_read_part(file) for file in files]
+def _read(files: Sequence[TextFile]) -> tuple[_Rows, list[str]]:
+    """The rows of all files, and what was guessed in reading them."""
+    read = [_read_part(file) for file in files]
+    parts = [part for part, _ in read]
     whole: dict[str, Any] = {
         field.name: (
             joined([getattr(part, field.name) for part in parts])
@@ -158,10 +161,10 @@ def _read(files: Sequence[TextFile]) -> _Rows:
         for field in dataclasses.fields(_Rows)
     }
     whole["file"] = np.repeat(np.arange(len(files)), [len(part.file) for part in parts])
-    return _Rows(**whole)
+    return _Rows(**whole), [sentence for _, told in read for sentence in told]
 
 
-def _read_part(file: TextFile) -> _Rows:
+def _read_part(file: TextFile) -> tuple[_Rows, list[str]]:
     text.require_columns(file, _NEED)
     table = text.read_columns(file, [name for name in (*_NEED, *_USE) if name in file.names])
     count = table.num_rows
@@ -170,7 +173,8 @@ def _read_part(file: TextFile) -> _Rows:
     }
     sku, title = (addresses.replaced(columns[name], without_apostrophe) for name in ("lineitem_sku", "lineitem_name"))
     no_line = sku.blank() & title.blank() & columns["lineitem_quantity"].blank()
-    return _Rows(
+    at, read_as = values.moments(file, "created_at", columns["created_at"])
+    rows = _Rows(
         file=np.zeros(count, dtype=np.int64),
         name=addresses.replaced(columns["name"], without_apostrophe),
         email=columns["email"],
@@ -180,9 +184,10 @@ def _read_part(file: TextFile) -> _Rows:
         title=title,
         cancelled=~columns["cancelled_at"].blank(),
         quantity=values.quantities(file, "lineitem_quantity", _zero_where(columns["lineitem_quantity"], no_line)),
-        at=values.moments(file, "created_at", columns["created_at"]),
+        at=at,
         price=values.prices(file, "lineitem_price", columns["lineitem_price"]),
     )
+    return rows, [*file.told, *read_as]
 
 
 def _status(written: str) -> str:
