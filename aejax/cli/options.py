@@ -217,11 +217,11 @@ class Wishes:
             raise InputError(f'--holdout is "{self.holdout}"; expected a share of the customers such as 10% or 0.1')
         return share
 
-    def layout(self) -> Layout:
+    def layout(self, addresses: dict[str, str] | None) -> Layout:
         """How the file is written."""
         from aejax.experiment import Layout
 
-        return Layout(self.wide, self.raw)
+        return Layout(self.wide, self.raw, addresses)
 
     def request(self, run: Run, known: Known, customers: list[str] | None) -> Request:
         """What is asked of a run."""

@@ -1,11 +1,12 @@
-"""Files that `recommend` is given beside the run: customers, what is in stock, earlier recommendations."""
+"""Files that `recommend` is given beside the run: customers and their addresses, what is in stock, earlier lists."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from aejax.errors import InputError
 from aejax.interactions import Vocabulary
 from aejax.quality import counted, shown
 from aejax.rules import Earlier
-from aejax.tables import text
+from aejax.tables import addresses, text
 from aejax.tables.text import Coded
 
 _CUSTOMERS = ("id", "customer", "customers", "user_id")
@@ -25,21 +26,47 @@ _PIECES = ("quantity", "stock", "inventory_quantity", "available", "variant_inve
 _WIDE = re.compile(r"sku_\d+")
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 _SOME = 3
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
-def read_customers(path: Path) -> list[str]:
+def read_customers(path: Path, known: Mapping[str, str] = NOBODY) -> list[str]:
     """Ids from the column `customer_id` of a CSV or Parquet file, or from a .txt file with one id a line; repeated ids
-    count once.
+    count once, and addresses become the ids that stand for them.
+
+    Args:
+      path: the file.
+      known: the shop's ids by address, as `ids_by_address` gives them; the keyed hash stands for all others.
 
     Raises:
-      InputError: the file is missing, cannot be read as such, or holds no id.
+      InputError: the file is missing, cannot be read as such, or holds no id; or an address and there is no key.
     """
     column = _read(path, "--customers", "customer_id", _CUSTOMERS)["customer_id"]
     ids = [column.text(row) for row in range(len(column.codes))]
-    found = list(dict.fromkeys(name for name in ids if name))
+    found = [name for name in ids if name]
     if not found:
         raise InputError(f"--customers {path} holds no customer id")
-    return found
+    return list(dict.fromkeys(addresses.without_addresses(found, f"--customers {path.name}", known)))
+
+
+def read_addresses(path: Path, mapping: Mapping[str, str]) -> dict[str, str]:
+    """Customer id -> e-mail address, from a file of the shop's customers.
+
+    Args:
+      path: the file.
+      mapping: as the run's data were read by.
+
+    Raises:
+      InputError: the file is missing, or see `addresses.addresses_of`.
+    """
+    if not path.is_file():
+        raise InputError(f"--join {path} is no file; expected the shop's customers with their e-mail addresses")
+    found = addresses.addresses_of(path, mapping)
+    return dict(zip(found["customer_id"], found["email"], strict=True))
+
+
+def ids_by_address(address_of: Mapping[str, str]) -> dict[str, str]:
+    """`read_addresses`, the other way around; of the customers of one address the first counts."""
+    return {addresses.normal(address): own for own, address in reversed(list(address_of.items()))}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from aejax.explanation import Causes
 from aejax.interactions import Interactions, Vocabulary
 from aejax.lists import COLUMNS, Lists
 from aejax.models import Model
+from aejax.quality import counted
 from aejax.rules import ListRules, Rules, chosen_customers, list_rules
 
 LINKS = ("link", "url", "product_url")
@@ -66,10 +67,12 @@ class Layout:
     Attributes:
       wide: a row for each customer, not for each recommendation.
       raw: texts as they are, where a spreadsheet would take them for formulas, too.
+      addresses: customer id -> e-mail address, for a last column `email`, blank where there is none; None: no column.
     """
 
     wide: bool = False
     raw: bool = False
+    addresses: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,14 +262,28 @@ def _wide(lists: Lists, names: Names, why: bool) -> pd.DataFrame:
     return pd.DataFrame(frame)
 
 
-def _schema(request: Request, layout: Layout, links: bool) -> pa.Schema:
+def _schema(request: Request, layout: Layout, links: bool, email: bool) -> pa.Schema:
     more = ["link"] * links + ["why"] * request.why
+    last = ["email"] * email
     if layout.wide:
         places = range(1, request.top + 1)
-        names = ["customer_id", *(f"{name}_{place}" for place in places for name in ("sku", "title", *more))]
+        names = ["customer_id", *(f"{name}_{place}" for place in places for name in ("sku", "title", *more)), *last]
         return pa.schema(dict.fromkeys(names, pa.string()))
-    types = dict.fromkeys((*COLUMNS, *more), pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
+    types = dict.fromkeys((*COLUMNS, *more, *last), pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
     return pa.schema(types)
+
+
+def _check_join(run: Run, out: Path, customers: Sequence[str], addresses: Mapping[str, str]) -> None:
+    """Addresses are written where they may be, and to some purpose."""
+    if out.resolve().is_relative_to(run.folder.resolve()):
+        raise InputError(
+            f"--join writes e-mail addresses, which never stand in a run; name a file outside of {run.folder} with --out"
+        )
+    if not any(name in addresses for name in customers):
+        raise InputError(
+            f"--join has an address of none of the {counted(len(customers), 'customer')} asked for; give the shop's own "
+            "customers, and where keyed hashes stand for them the AEJAX_KEY that the run was fitted with"
+        )
 
 
 def manifest_path(out: Path) -> Path:
@@ -325,41 +342,52 @@ def write_recommendations(
       asked for, `left_out` by each rule, `held_out`, with a list, and, those held out among them, with one of fewer
       than `top` products;
       `products`: how many were sold, how many each rule took of them, and what took products from the short lists;
-      `rows`, and of these or of their customers on each `basis`.
+      `rows`, and of these or of their customers on each `basis`; `join`: of how many customers the file has no address,
+      where it has addresses, which stand nowhere else.
 
     Raises:
-      InputError: see `resolve` and `held_out`.
+      InputError: see `resolve` and `held_out`; or there are addresses, but none of these customers, or the file is in
+        the run.
     """
     request, layout = request or Request(), layout or Layout()
     asked = resolve(run, request)
     chosen = held_out(asked.customers, holdout, seed)
+    addresses = layout.addresses
+    if addresses is not None:
+        _check_join(run, out, asked.customers, addresses)
     safe = out.suffix == ".csv" and not layout.raw
     names = product_names(run, asked.known, escape=safe)
     count, table = _Counts(), _wide if layout.wide else _long
-    schema = _schema(request, layout, names.links is not None)
+    schema = _schema(request, layout, names.links is not None, addresses is not None)
+    of_control = _schema(request, layout, names.links is not None, False)  # these lists are not to be sent
     make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
     with ExitStack() as files:
 
-        def opened(path: Path) -> Any:
+        def opened(path: Path, schema: pa.Schema) -> Any:
             return files.enter_context(make(files.enter_context(runs.whole_file(path)), schema))
 
-        def write(writer: Any, lists: Lists) -> None:
-            if safe:
-                lists = dataclasses.replace(lists, customers=escape_cells(lists.customers))
+        def write(writer: Any, lists: Lists, schema: pa.Schema) -> None:
             frame = table(lists, names, request.why)
+            if "email" in schema.names:
+                assert addresses is not None
+                frame["email"] = [addresses.get(name, "") for name in frame["customer_id"]]
+            for name in ("customer_id", "email"):
+                if safe and name in frame:
+                    frame[name] = escape_cells(frame[name].to_numpy(dtype=object))
             if len(frame):
                 writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
 
-        control = opened(holdout_path(out)) if chosen else None
-        writer = opened(out)
+        control = opened(holdout_path(out), of_control) if chosen else None
+        writer = opened(out, schema)
         for lists in recommended_lists(run, request, asked, say):
             given = lists
             if control is not None:
                 drawn = np.array([name in chosen for name in lists.customers])
-                write(control, lists.take(np.flatnonzero(drawn)))
+                write(control, lists.take(np.flatnonzero(drawn)), of_control)
                 given = lists.take(np.flatnonzero(~drawn))
-            write(writer, given)
+            write(writer, given, schema)
             count.add(given, lists, len(names.skus))
+    given_to = [name for name in asked.customers if name not in chosen]
     account = {
         "format": MANIFEST,
         "aejax": aejax.__version__,
@@ -380,6 +408,7 @@ def write_recommendations(
             "why": request.why,
         },
         "holdout": {"share": holdout, "seed": seed, "file": holdout_path(out).name} if chosen else None,
+        "join": None if addresses is None else {"without_address": sum(name not in addresses for name in given_to)},
         "customers": {
             "asked": len(asked.customers) + sum(asked.left_out.values()),
             "left_out": asked.left_out,
