@@ -256,6 +256,40 @@ def test_products_hold_no_addresses(tmp_path, by):
     ) in dataset.quality["warnings"]
 
 
+def recommended(folder: Path, out: Path, *options: object) -> pd.DataFrame:
+    assert run("recommend", folder, "--top", 5, "--repeat", "include", "--out", out, *options) == 0
+    return pd.read_csv(out, dtype=str, keep_default_na=False)
+
+
+def test_recommendations_name_a_variant_in_stock(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ("--model", "popularity", "--min-customers", 1, "--split", "reconstruction", "--run", folder)
+    assert run("fit", exports(tmp_path / "shop"), *arguments) == 0
+
+    def of(frame: pd.DataFrame, name: str = "variant_sku") -> dict[str, str]:
+        return dict(zip(frame["sku"], frame[name], strict=True))
+
+    frame = recommended(folder, tmp_path / "lists.csv")
+    assert frame.columns.tolist() == ["customer_id", "rank", "sku", "title", "score", "basis", "variant_sku"]
+    assert of(frame)["shirt"] == "SH-RS" and of(frame)["mug"] == "0077" and of(frame)["poster"] == ""
+
+    stock = tmp_path / "stock.csv"
+    stock.write_text("sku,quantity\nSH-BL,4\nSH-RM,0\nSH-RS,2\n0077,0\nGIFT,1\nnone,1\n")
+    capsys.readouterr()
+    frame = recommended(folder, tmp_path / "lists.csv", "--in-stock", stock)
+    assert of(frame) == {"shirt": "SH-RS", "gift": "GIFT"}
+    assert '1 SKU of 6 unknown to this run: "none"' in capsys.readouterr().out
+    stock.write_text("sku\nSH-BL\nposter\n")
+    wide = recommended(folder, tmp_path / "lists.csv", "--in-stock", stock, "--wide")
+    places = ["sku_1", "title_1", "variant_sku_1", "sku_2", "title_2", "variant_sku_2"]
+    assert wide.columns.tolist()[:7] == ["customer_id", *places]
+    cells = {tuple(row) for row in wide[places].to_numpy().tolist()}
+    assert cells == {("shirt", "Shirt", "SH-BL", "poster", "Poster", "")}
+    stock.write_text("sku\nnone\n")
+    assert run("recommend", folder, "--in-stock", stock, "--out", tmp_path / "lists.csv") == 1
+    assert "none of its 1 SKU is a product of this run" in capsys.readouterr().err
+
+
 def test_by_variant_sizes_are_items_of_their_own(tmp_path):
     dataset = datasets.read(exports(tmp_path), by="variant")
     assert [row[:3] for row in rows_of(dataset)[:4]] == [

@@ -159,6 +159,7 @@ def recommend(
     customers: Path | None = None,
     on: str | None = None,
     baskets: Path | None = None,
+    join: Path | None = None,
 ) -> None:
     """Write the best products for every customer, from their whole history.
 
@@ -173,10 +174,13 @@ def recommend(
         happened after it is not looked at; default: the last order's.
       baskets: a CSV file with the columns customer_id and sku, and quantity, order_id and created_at where it has them:
         only its customers, whom the run need not know, as if these lines were among its orders.
+      join: the shop's customers: their e-mail addresses become a last column email of --out, and stand nowhere else.
     """
     from aejax import experiment
 
     console = make_console()
+    if join is not None and (out is None or out.resolve() == join.resolve()):
+        raise InputError("--join writes e-mail addresses; name the file for them, a new one, with --out")
     out = run / "recommendations.csv" if out is None else out
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out is {out}; expected a file that ends in .csv or .parquet")
@@ -184,16 +188,18 @@ def recommend(
         raise InputError("--baskets says which customers get lists, and so does --customers; leave one of them out")
     holdout = wishes.share_held_out()
     loaded = experiment.load_run(run)
-    chosen = None if customers is None else experiment.read_customers(customers)
+    addresses = None if join is None else experiment.read_addresses(join, loaded.config.data.columns)
+    ids = experiment.ids_by_address(addresses or {})
+    chosen = None if customers is None else experiment.read_customers(customers, ids)
     known, note = experiment.known_on(loaded, on)
     notes = [note]
     if baskets is not None:
-        read = experiment.read_baskets(baskets, loaded.prepared.interactions.items)
+        read = experiment.read_baskets(baskets, loaded.prepared.interactions.items, ids)
         chosen, known = read.customers, experiment.with_baskets(loaded, known, read)
         notes += read.notes
     request = wishes.request(loaded, known, chosen)
     account = experiment.write_recommendations(
-        loaded, out, request, wishes.layout(), holdout=holdout, seed=wishes.seed, say=console.print
+        loaded, out, request, wishes.layout(addresses), holdout=holdout, seed=wishes.seed, say=console.print
     )
     print_account(console, out, account)
     for sentence in (*notes, *(asked.note for asked in (request.stock, request.excluded) if asked is not None)):

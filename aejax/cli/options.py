@@ -188,7 +188,8 @@ class Wishes:
     rules: Path | None = None
     """A TOML file of rules: only, never, at_most, published, new, not_bought_days, consent, segments."""
     in_stock: Path | None = None
-    """Only these products: a CSV or Parquet file with a column sku, and quantity where it has it, or one a line."""
+    """Only these products: a CSV or Parquet file with a column sku, of products or of their variants, and quantity
+    where it has it, or one a line."""
     exclude: Path | None = None
     """Not these again: an earlier file of recommendations, or one with a column sku alone for all customers."""
     why: bool = False
@@ -217,11 +218,11 @@ class Wishes:
             raise InputError(f'--holdout is "{self.holdout}"; expected a share of the customers such as 10% or 0.1')
         return share
 
-    def layout(self) -> Layout:
+    def layout(self, addresses: dict[str, str] | None) -> Layout:
         """How the file is written."""
         from aejax.experiment import Layout
 
-        return Layout(self.wide, self.raw)
+        return Layout(self.wide, self.raw, addresses)
 
     def request(self, run: Run, known: Known, customers: list[str] | None) -> Request:
         """What is asked of a run."""
@@ -237,7 +238,9 @@ class Wishes:
             known=known,
             include_new=self.include_new,
             rules=Rules() if self.rules is None else read_rules(self.rules),
-            stock=None if self.in_stock is None else experiment.read_stock(self.in_stock, skus),
+            stock=None
+            if self.in_stock is None
+            else experiment.read_stock(self.in_stock, run.prepared.dataset.products),
             excluded=None if self.exclude is None else experiment.read_excluded(self.exclude, skus, items),
             why=self.why,
         )

@@ -168,6 +168,9 @@ def print_account(console: Console, out: Path, account: Mapping[str, Any]) -> No
             f"{customers['held_out']:,} customers are left out by chance as a control group; their lists, which are "
             f"not to be sent, are in {out.with_name(holdout['file'])}."
         )
+    if account["join"] is not None:
+        missing = account["join"]["without_address"]
+        console.print(f"{out} holds e-mail addresses, and no other file does; for {missing:,} customers there is none.")
     if products["taken"]:
         remain = products["sold"] - sum(products["taken"].values())
         console.print(f"Of {products['sold']:,} products sold {_taken(products['taken'])}; {remain:,} remain.")

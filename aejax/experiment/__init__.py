@@ -8,7 +8,7 @@ from aejax.experiment.judging import hindsight
 from aejax.experiment.loading import Run, evaluate_run, known_on, largest_difference, load_run
 from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, recognise, titles
 from aejax.experiment.production import FIGURES_OF, refit
-from aejax.experiment.reading import read_customers, read_excluded, read_stock
+from aejax.experiment.reading import ids_by_address, read_addresses, read_customers, read_excluded, read_stock
 from aejax.experiment.recommending import (
     Layout,
     Request,
@@ -43,6 +43,7 @@ __all__ = [
     "forget",
     "hindsight",
     "holdout_path",
+    "ids_by_address",
     "known_on",
     "largest_difference",
     "load_run",
@@ -52,6 +53,7 @@ __all__ = [
     "own_settings",
     "prepare",
     "prepare_dataset",
+    "read_addresses",
     "read_baskets",
     "read_customers",
     "read_excluded",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from aejax.errors import InputError
 from aejax.experiment.loading import Run
 from aejax.experiment.preparing import with_attributes
+from aejax.experiment.reading import NOBODY
 from aejax.interactions import TRAIN, Interactions, Vocabulary
 from aejax.quality import counted, shown
 from aejax.recommendation import Known
@@ -36,18 +38,20 @@ class Baskets:
     notes: list[str]
 
 
-def read_baskets(path: Path, items: Vocabulary) -> Baskets:
+def read_baskets(path: Path, items: Vocabulary, known_ids: Mapping[str, str] = NOBODY) -> Baskets:
     """A CSV file with the columns `customer_id` and `sku`, and `quantity` (default 1; negative: sent back),
-    `order_id` and `created_at` where it has them.
+    `order_id` and `created_at` where it has them. Customers by their addresses become the ids that stand for these.
 
     Args:
       path: the file.
       items: the run's products.
+      known_ids: the shop's ids by address, as `ids_by_address` gives them; the keyed hash stands for all others.
 
     Raises:
-      InputError: the file cannot be read as such, or holds no product that the run knows.
+      InputError: the file cannot be read as such, or holds no product that the run knows; or an address and there is
+        no key.
     """
-    from aejax.tables import text, values  # what checks tables takes long to import
+    from aejax.tables import addresses, text, values  # what checks tables takes long to import
 
     if not path.is_file():
         raise InputError(f"--baskets {path} is no file; expected a CSV file with the columns customer_id and sku")
@@ -59,6 +63,9 @@ def read_baskets(path: Path, items: Vocabulary) -> Baskets:
     table = text.read_columns(file, wanted)
     columns = {name: text.coded(table[name]) for name in wanted}
     customer, sku = columns["customer_id"], columns[sku_name]
+    customer = addresses.replaced(
+        customer, lambda ids: addresses.without_addresses(ids, f"--baskets {path.name}", known_ids)
+    )
     quantity = np.ones(len(customer.codes), dtype=np.int32)
     if quantity_name is not None:
         quantity = values.quantities(file, quantity_name, columns[quantity_name])

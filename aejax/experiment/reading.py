@@ -1,13 +1,16 @@
-"""Files that `recommend` is given beside the run: customers, what is in stock, earlier recommendations."""
+"""Files that `recommend` is given beside the run: customers and their addresses, what is in stock, earlier lists."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse as sp
@@ -16,7 +19,7 @@ from aejax.errors import InputError
 from aejax.interactions import Vocabulary
 from aejax.quality import counted, shown
 from aejax.rules import Earlier
-from aejax.tables import text
+from aejax.tables import addresses, text
 from aejax.tables.text import Coded
 
 _CUSTOMERS = ("id", "customer", "customers", "user_id")
@@ -25,21 +28,47 @@ _PIECES = ("quantity", "stock", "inventory_quantity", "available", "variant_inve
 _WIDE = re.compile(r"sku_\d+")
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 _SOME = 3
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
-def read_customers(path: Path) -> list[str]:
+def read_customers(path: Path, known: Mapping[str, str] = NOBODY) -> list[str]:
     """Ids from the column `customer_id` of a CSV or Parquet file, or from a .txt file with one id a line; repeated ids
-    count once.
+    count once, and addresses become the ids that stand for them.
+
+    Args:
+      path: the file.
+      known: the shop's ids by address, as `ids_by_address` gives them; the keyed hash stands for all others.
 
     Raises:
-      InputError: the file is missing, cannot be read as such, or holds no id.
+      InputError: the file is missing, cannot be read as such, or holds no id; or an address and there is no key.
     """
     column = _read(path, "--customers", "customer_id", _CUSTOMERS)["customer_id"]
     ids = [column.text(row) for row in range(len(column.codes))]
-    found = list(dict.fromkeys(name for name in ids if name))
+    found = [name for name in ids if name]
     if not found:
         raise InputError(f"--customers {path} holds no customer id")
-    return found
+    return list(dict.fromkeys(addresses.without_addresses(found, f"--customers {path.name}", known)))
+
+
+def read_addresses(path: Path, mapping: Mapping[str, str]) -> dict[str, str]:
+    """Customer id -> e-mail address, from a file of the shop's customers.
+
+    Args:
+      path: the file.
+      mapping: as the run's data were read by.
+
+    Raises:
+      InputError: the file is missing, or see `addresses.addresses_of`.
+    """
+    if not path.is_file():
+        raise InputError(f"--join {path} is no file; expected the shop's customers with their e-mail addresses")
+    found = addresses.addresses_of(path, mapping)
+    return dict(zip(found["customer_id"], found["email"], strict=True))
+
+
+def ids_by_address(address_of: Mapping[str, str]) -> dict[str, str]:
+    """`read_addresses`, the other way around; of the customers of one address the first counts."""
+    return {addresses.normal(address): own for own, address in reversed(list(address_of.items()))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +76,25 @@ class Stock:
     """What may be sold.
 
     Attributes:
-      skus: the SKUs.
+      skus: the SKUs of the products.
+      variants: product -> the first of its variants that may be sold, where the file names variants.
       note: a sentence on the SKUs of the file that the run does not know; empty where it knows all.
     """
 
     skus: frozenset[str]
+    variants: Mapping[str, str]
     note: str
 
 
-def read_stock(path: Path, known: Vocabulary) -> Stock:
+def read_stock(path: Path, products: pd.DataFrame) -> Stock:
     """SKUs from the column `sku` of a CSV or Parquet file, or from a .txt file with one a line; where it has a column
-    of pieces (`quantity`, `stock`, `inventory_quantity` or `available`), those of which there is one at least.
+    of pieces (`quantity`, `stock`, `inventory_quantity` or `available`), those of which there is one at least. A
+    product may be sold when it is named, or one of its variants.
 
     Args:
       path: the file.
-      known: every SKU of the run's data, rare ones among them.
+      products: those of the run's data, rare ones among them; their variants are a JSON list in the column `variants`,
+        where there is one.
 
     Raises:
       InputError: the file is missing, cannot be read as such, or none of its SKUs is known or in stock.
@@ -73,16 +106,35 @@ def read_stock(path: Path, known: Vocabulary) -> Stock:
         if name in columns:
             is_there &= _pieces(path, name, columns[name]) > 0
             break
+    variants = _variants_of(products)
+    known = Vocabulary.of([*products["sku"], *(one for own in variants.values() for one in own)])
     of_file = _known(sku, known)
     if not any(of_file.values()):
         raise InputError(
             f"--in-stock {path}: none of its {counted(len(of_file), 'SKU')} is a product of this run "
             f"({_some(list(of_file))}); its SKUs are such as {_some(list(known.ids))}"
         )
-    skus = frozenset(sku.values.to_pylist()[code] for code in np.unique(sku.codes[is_there]))
+    named = sku.values.to_pylist()
+    skus = frozenset(named[code] for code in np.unique(sku.codes[is_there]))
     if not skus:
         raise InputError(f"--in-stock {path}: of none of its {counted(len(of_file), 'SKU')} there is a piece")
-    return Stock(skus, _unknown(f"--in-stock {path.name}", of_file))
+    first = {product: next((one for one in own if one in skus), None) for product, own in variants.items()}
+    sold = {product: one for product, one in first.items() if one is not None}
+    return Stock(skus | sold.keys(), sold, _unknown(f"--in-stock {path.name}", of_file))
+
+
+def _variants_of(products: pd.DataFrame) -> dict[str, list[str]]:
+    """Product -> the SKUs of its variants; a cell that is no JSON list says nothing of them."""
+    found = {}
+    if "variants" in products.columns:
+        for product, cell in zip(products["sku"], products["variants"].fillna(""), strict=True):
+            try:
+                own = json.loads(cell)
+            except ValueError:
+                continue
+            if isinstance(own, list):
+                found[product] = [one for one in own if isinstance(one, str) and one]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

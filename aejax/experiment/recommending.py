@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from aejax.explanation import Causes
 from aejax.interactions import Interactions, Vocabulary
 from aejax.lists import COLUMNS, Lists
 from aejax.models import Model
+from aejax.quality import counted
 from aejax.rules import ListRules, Rules, chosen_customers, list_rules
 
 LINKS = ("link", "url", "product_url")
@@ -66,10 +67,12 @@ class Layout:
     Attributes:
       wide: a row for each customer, not for each recommendation.
       raw: texts as they are, where a spreadsheet would take them for formulas, too.
+      addresses: customer id -> e-mail address, for a last column `email`, blank where there is none; None: no column.
     """
 
     wide: bool = False
     raw: bool = False
+    addresses: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +82,15 @@ class Names:
     Attributes:
       skus: `[I]`.
       titles: `[I]`.
-      links: `[I]`; None where the products have none.
+      more: further columns, each `[I]`: `variant_sku`, a variant that is in stock, empty where none is, and `link`,
+        where the products have them.
       plain_titles: `[I]`, as they are in the data.
       escape: whether texts are made safe for spreadsheets.
     """
 
     skus: np.ndarray
     titles: np.ndarray
-    links: np.ndarray | None
+    more: Mapping[str, np.ndarray]
     plain_titles: np.ndarray
     escape: bool
 
@@ -212,33 +216,41 @@ def recommended_lists(
 
 
 def recommend(run: Run, request: Request | None = None, say: Callable[[str], None] = _silent) -> Iterator[pd.DataFrame]:
-    """Recommendations as frames, a chunk of customers at a time: the columns `COLUMNS`, then `link` where products have
-    one, then `why` where it is asked; see `recommendation`.
+    """Recommendations as frames, a chunk of customers at a time: the columns `COLUMNS`, then `variant_sku` and `link`
+    where products have them, then `why` where it is asked; see `recommendation`.
 
     Raises:
       InputError: see `resolve`.
     """
     request = request or Request()
     asked = resolve(run, request)
-    names = product_names(run, asked.known)
+    names = product_names(run, asked.known, request.stock)
     return (_long(lists, names, request.why) for lists in recommended_lists(run, request, asked, say))
 
 
-def product_names(run: Run, known: recommendation.Known, escape: bool = False) -> Names:
-    """Texts of the products that the run's model knows, safe for spreadsheets with `escape`."""
+def product_names(run: Run, known: recommendation.Known, stock: Stock | None, escape: bool = False) -> Names:
+    """Texts of the products that the run's model knows, safe for spreadsheets with `escape`; of variants those in the
+    stock, or as the products themselves say.
+    """
     products = run.prepared.dataset.products.set_index("sku").reindex(known.lines.items.ids)
     link = next((name for name in LINKS if name in products.columns), None)
     made = escape_cells if escape else np.asarray
     titles = products["title"].to_numpy(dtype=object)
-    links = None if link is None else made(products[link].fillna("").to_numpy(dtype=object))
-    return Names(made(known.lines.items.ids), made(titles), links, titles, escape)
+    more = {}
+    if "variant_sku" in products.columns:
+        of_stock = {} if stock is None else stock.variants
+        own = zip(products.index, products["variant_sku"].fillna(""), strict=True)
+        more["variant_sku"] = made(np.array([of_stock.get(sku, variant) for sku, variant in own], dtype=object))
+    if link is not None:
+        more["link"] = made(products[link].fillna("").to_numpy(dtype=object))
+    return Names(made(known.lines.items.ids), made(titles), more, titles, escape)
 
 
 def _long(lists: Lists, names: Names, why: bool) -> pd.DataFrame:
     frame = lists.frame(names.skus, names.titles)
     rows, places = lists.rows(len(names.skus))
-    if names.links is not None:
-        frame["link"] = names.links[lists.items[rows, places]]
+    for name, column in names.more.items():
+        frame[name] = column[lists.items[rows, places]]
     if why:
         frame["why"] = names.why(lists.why)[rows, places]
     return frame
@@ -247,7 +259,7 @@ def _long(lists: Lists, names: Names, why: bool) -> pd.DataFrame:
 def _wide(lists: Lists, names: Names, why: bool) -> pd.DataFrame:
     """A row for each customer with a list: `customer_id`, and `sku_1, title_1, ...` of its first place and so on."""
     lists = lists.take(np.flatnonzero((lists.items < len(names.skus)).any(axis=1)))
-    columns = {"sku": names.skus, "title": names.titles} | ({} if names.links is None else {"link": names.links})
+    columns = {"sku": names.skus, "title": names.titles, **names.more}
     none = np.array([None], dtype=object)
     texts = {name: np.concatenate([column, none])[lists.items] for name, column in columns.items()}
     if why:
@@ -259,14 +271,28 @@ def _wide(lists: Lists, names: Names, why: bool) -> pd.DataFrame:
     return pd.DataFrame(frame)
 
 
-def _schema(request: Request, layout: Layout, links: bool) -> pa.Schema:
-    more = ["link"] * links + ["why"] * request.why
+def _schema(request: Request, layout: Layout, names: Names, email: bool) -> pa.Schema:
+    more = [*names.more, *["why"] * request.why]
+    last = ["email"] * email
     if layout.wide:
         places = range(1, request.top + 1)
-        names = ["customer_id", *(f"{name}_{place}" for place in places for name in ("sku", "title", *more))]
-        return pa.schema(dict.fromkeys(names, pa.string()))
-    types = dict.fromkeys((*COLUMNS, *more), pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
+        of_places = (f"{name}_{place}" for place in places for name in ("sku", "title", *more))
+        return pa.schema(dict.fromkeys(("customer_id", *of_places, *last), pa.string()))
+    types = dict.fromkeys((*COLUMNS, *more, *last), pa.string()) | {"rank": pa.int32(), "score": pa.float32()}
     return pa.schema(types)
+
+
+def _check_join(run: Run, out: Path, customers: Sequence[str], addresses: Mapping[str, str]) -> None:
+    """Addresses are written where they may be, and to some purpose."""
+    if out.resolve().is_relative_to(run.folder.resolve()):
+        raise InputError(
+            f"--join writes e-mail addresses, which never stand in a run; give --out a file outside of {run.folder}"
+        )
+    if not any(name in addresses for name in customers):
+        raise InputError(
+            f"--join has an address of none of the {counted(len(customers), 'customer')} asked for; give the shop's "
+            "customers, and where keyed hashes stand for them the AEJAX_KEY that the run was fitted with"
+        )
 
 
 def manifest_path(out: Path) -> Path:
@@ -325,41 +351,52 @@ def write_recommendations(
       asked for, `left_out` by each rule, `held_out`, with a list, and, those held out among them, with one of fewer
       than `top` products;
       `products`: how many were sold, how many each rule took of them, and what took products from the short lists;
-      `rows`, and of these or of their customers on each `basis`.
+      `rows`, and of these or of their customers on each `basis`; `join`: of how many customers the file has no address,
+      where it has addresses, which stand nowhere else.
 
     Raises:
-      InputError: see `resolve` and `held_out`.
+      InputError: see `resolve` and `held_out`; or there are addresses, but none of these customers, or the file is in
+        the run.
     """
     request, layout = request or Request(), layout or Layout()
     asked = resolve(run, request)
     chosen = held_out(asked.customers, holdout, seed)
+    addresses = layout.addresses
+    if addresses is not None:
+        _check_join(run, out, asked.customers, addresses)
     safe = out.suffix == ".csv" and not layout.raw
-    names = product_names(run, asked.known, escape=safe)
+    names = product_names(run, asked.known, request.stock, escape=safe)
     count, table = _Counts(), _wide if layout.wide else _long
-    schema = _schema(request, layout, names.links is not None)
+    schema = _schema(request, layout, names, addresses is not None)
+    of_control = _schema(request, layout, names, False)  # these lists are not to be sent
     make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
     with ExitStack() as files:
 
-        def opened(path: Path) -> Any:
+        def opened(path: Path, schema: pa.Schema) -> Any:
             return files.enter_context(make(files.enter_context(runs.whole_file(path)), schema))
 
-        def write(writer: Any, lists: Lists) -> None:
-            if safe:
-                lists = dataclasses.replace(lists, customers=escape_cells(lists.customers))
+        def write(writer: Any, lists: Lists, schema: pa.Schema) -> None:
             frame = table(lists, names, request.why)
+            if "email" in schema.names:
+                assert addresses is not None
+                frame["email"] = [addresses.get(name, "") for name in frame["customer_id"]]
+            for name in ("customer_id", "email"):
+                if safe and name in frame:
+                    frame[name] = escape_cells(frame[name].to_numpy(dtype=object))
             if len(frame):
                 writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
 
-        control = opened(holdout_path(out)) if chosen else None
-        writer = opened(out)
+        control = opened(holdout_path(out), of_control) if chosen else None
+        writer = opened(out, schema)
         for lists in recommended_lists(run, request, asked, say):
             given = lists
             if control is not None:
                 drawn = np.array([name in chosen for name in lists.customers])
-                write(control, lists.take(np.flatnonzero(drawn)))
+                write(control, lists.take(np.flatnonzero(drawn)), of_control)
                 given = lists.take(np.flatnonzero(~drawn))
-            write(writer, given)
+            write(writer, given, schema)
             count.add(given, lists, len(names.skus))
+    given_to = [name for name in asked.customers if name not in chosen]
     account = {
         "format": MANIFEST,
         "aejax": aejax.__version__,
@@ -380,6 +417,7 @@ def write_recommendations(
             "why": request.why,
         },
         "holdout": {"share": holdout, "seed": seed, "file": holdout_path(out).name} if chosen else None,
+        "join": None if addresses is None else {"without_address": sum(name not in addresses for name in given_to)},
         "customers": {
             "asked": len(asked.customers) + sum(asked.left_out.values()),
             "left_out": asked.left_out,

@@ -21,13 +21,14 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 import pyarrow as pa
 
 from aejax.errors import InputError
 from aejax.quality import counted
-from aejax.tables import text
+from aejax.tables import columns, text
 from aejax.tables.text import Coded
 
 KEY = "AEJAX_KEY"
@@ -189,11 +190,12 @@ def ids_by_address(customers: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def addresses_of(path: Path) -> pd.DataFrame:
+def addresses_of(path: Path, mapping: Mapping[str, str] = MappingProxyType({})) -> pd.DataFrame:
     """The e-mail addresses of the customers in a file, by the ids that stand for them in runs and recommendations.
 
     Args:
       path: a customers.csv, or a customers export of Shopify.
+      mapping: as the data were read by; see `aejax.tables.columns`.
 
     Returns:
       `customer_id` and `email` as written, a row per customer with an address, sorted by id.
@@ -201,7 +203,7 @@ def addresses_of(path: Path) -> pd.DataFrame:
     Raises:
       InputError: no column holds addresses, or one without an id needs a hash and there is no key.
     """
-    file = text.open_text(path)
+    file = columns.open_table(path, "customers", mapping, {})
     frame = text.read_columns(file, file.names, coded=False).to_pandas().astype("str")
     own = next((name for name in ("customer_id", "id") if name in file.names), None)
     ids = frame[own].str.strip().str.removeprefix("'") if own else pd.Series("", index=frame.index, dtype="str")
@@ -212,9 +214,9 @@ def addresses_of(path: Path) -> pd.DataFrame:
     addresses = frame[column].str.strip()
     rows = addresses.str.contains(_ADDRESS)
     ids, addresses = ids[rows], addresses[rows]
-    unnamed = (ids == "") | ids.map(is_address)
-    ids = ids.mask(unnamed, "")
-    ids[unnamed] = hashed(addresses[unnamed], path.name)
+    ids = ids.mask(ids == "", addresses)
+    unnamed = ids.map(is_address)
+    ids[unnamed] = hashed(ids[unnamed], path.name)
     found = pd.DataFrame({"customer_id": ids.to_numpy(), "email": addresses.to_numpy()}, dtype="str")
     return found.drop_duplicates("customer_id").sort_values("customer_id", ignore_index=True)
 
