@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from aejax import quality
 from aejax.config import DataConfig
 from aejax.errors import InputError
-from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions
+from aejax.interactions import TEST, TRAIN, VALIDATION, Dataset, Interactions, Origin
 from aejax.quality import Dropped, FileAccount, counted
 from aejax.tables import proposal, shopify, sources, text, values
 from aejax.tables.columns import PROPOSES, TABLES, UnknownColumnsError, table_of, tables_in
@@ -334,7 +334,20 @@ def _assemble(
             warnings=[*warnings, *_unprepared(lines)],
         ),
         files=tuple(file.path for file in files),
+        origin=Origin(kept, np.flatnonzero(merged), lambda rows: _places(files, rows), {}),
     )
+
+
+def _places(files: Sequence[_Pairs], rows: np.ndarray) -> list[str]:
+    """`NAME.inter:143` for each of these rows of all files in one sequence."""
+    stops = np.cumsum([len(file.user) for file in files])
+    found = []
+    for row in rows:
+        number = int(np.searchsorted(stops, row, side="right"))
+        file = files[number]
+        (line,) = file.lines([int(row - stops[number] + len(file.user))])
+        found.append(f"{file.path.name}:{line}")
+    return found
 
 
 def _repeated(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -345,6 +345,24 @@ class Pinned:
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the order lines of a data set stand in the files that it was read from.
+
+    Attributes:
+      row_of_line: `[N]` the row, of all files in one sequence, of each line (or of the first of those summed).
+      merged: rows that were added to another.
+      places: rows -> `orders.csv:143` for each.
+      undescribed: `customers` and `products` -> the ids of orders that have no row in that table, increasing; a table
+        that is not there is left out.
+    """
+
+    row_of_line: np.ndarray
+    merged: np.ndarray
+    places: Callable[[np.ndarray], list[str]]
+    undescribed: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """What was read from a folder, cleaned and accounted for.
 
@@ -356,6 +374,7 @@ class Dataset:
       quality: the account of every row, in the form of `aejax check --json`.
       files: the files read, by name, in a fixed order.
       pinned: of a run whose data have changed since; None where they have not.
+      origin: where the lines stand in `files`; None of a run's data.
     """
 
     format: str
@@ -365,3 +384,9 @@ class Dataset:
     quality: dict
     files: tuple[Path, ...]
     pinned: Pinned | None = None
+    origin: Origin | None = None
+
+    @property
+    def min_customers(self) -> int:
+        """Products with fewer customers are set aside where nothing else is said."""
+        return 10 if self.format == "shop" else 1

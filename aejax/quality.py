@@ -313,11 +313,8 @@ def _file_sentences(name: str, account: Mapping[str, Any]) -> list[str]:
     sentences = [f"{name}: {counted(account['read'], 'row')} read, {', '.join(parts)}."]
     for reason, rows in account["dropped"].items():
         more = ", ..." if rows["rows"] > len(rows["lines"]) else ""
-        where = ", ".join(str(line) for line in rows["lines"])
-        sentences.append(
-            f"  {counted(rows['rows'], 'row')} dropped because: {reason} "
-            f"({'line' if rows['rows'] == 1 else 'lines'} {where}{more})."
-        )
+        where = ", ".join(f"{name}:{line}" for line in rows["lines"])
+        sentences.append(f"  {counted(rows['rows'], 'row')} dropped because: {reason} ({where}{more}).")
     if account["columns_left_out"]:
         sentences.append(f"  Columns not used: {', '.join(account['columns_left_out'])}.")
     if account["columns_renamed"]:

@@ -24,7 +24,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 import psutil
@@ -287,6 +286,8 @@ def write_log(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 def environment(files: Sequence[Path]) -> dict[str, Any]:
     """Versions, device, git commit and SHA-256 of the data: what one must know to repeat a run."""
+    import jax  # checking data writes files too, and does without it
+
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pandas", "pyarrow", "pymetis", "orbax-checkpoint")
     (device,) = jax.numpy.zeros(()).devices()
     return {

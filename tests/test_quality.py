@@ -192,8 +192,9 @@ def test_sentences_say_what_happened_and_survive_json():
     assert sentences[:7] == [
         "orders.csv: 1,200 rows read, 1,072 kept, 100 merged with another of the same order and product, "
         "20 netted (returns and the purchases they cancel), 8 dropped.",
-        "  7 rows dropped because: no customer (lines 2, 4, 5, 6, 9, ...).",
-        "  1 row dropped because: no product (line 11).",
+        "  7 rows dropped because: no customer "
+        "(orders.csv:2, orders.csv:4, orders.csv:5, orders.csv:6, orders.csv:9, ...).",
+        "  1 row dropped because: no product (orders.csv:11).",
         "  Columns not used: price.",
         "  Columns read under another name: 'Customer ID' as customer_id.",
         "2 of 2 customers bought 2 of 1,200 products: 4 purchases in 3 orders between 2024-01-01 and 2024-01-05.",

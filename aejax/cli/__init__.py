@@ -49,25 +49,30 @@ def data(
 def check(
     data: Data,
     json: Path | None = None,
+    report: Path | None = None,
     min_rating: float | None = None,
     attributes: str | None = None,
     statuses: str | None = None,
     by: Literal["product", "variant"] | None = None,
     columns: tuple[str, ...] = (),
 ) -> None:
-    """Report the quality of the data: what was kept, dropped, why, and where.
+    """Report on the data: what was kept, dropped, why, and where; what is odd; what they can carry.
+
+    Exits with 1, the report written, where any model of them would be wrong.
 
     Args:
       data: a folder with customers.csv, orders.csv, products.csv, or with a public data set.
       json: write the report to this file as well.
+      report: write it as an HTML page with plots to this file as well.
       min_rating: MovieLens: drop ratings below; default: every rating counts.
       attributes: column=kind,...: kinds of columns as fit takes them.
       statuses: Shopify's exports: financial statuses of the orders that count, as fit takes them.
       by: Shopify's exports: whether an item is a product or a variant, as fit takes it.
       columns: table.name=column, or a TOML file, as fit takes them; where they are needed a mapping is proposed.
     """
-    from aejax import datasets, experiment, quality, runs
-    from aejax.attributes import report, summary_lines
+    import numpy as np
+
+    from aejax import checking, datasets, runs
 
     common = Common(min_rating=min_rating, attributes=attributes, statuses=statuses, by=by, columns=columns)
     try:
@@ -79,13 +84,20 @@ def check(
             f"{reason}. Save the mapping that is proposed here as columns.toml, correct it, and: "
             f"aejax check {data} --columns columns.toml"
         ) from None
-    found = report(experiment.recognise(dataset, attribute_kinds(attributes)))
+    found = checking.check(dataset, attribute_kinds(attributes), today=np.datetime64("now", "s"))
     console = make_console()
-    for line in quality.summary_lines(dataset.quality) + summary_lines(found):
+    for line in checking.summary_lines(found):
         console.print(line)
     if json is not None:
-        runs.write_json(json, {**dataset.quality, "attributes": found})
+        runs.write_json(json, found)
         console.print(f"The report is in {json}.")
+    if report is not None:
+        from aejax.report import render_check  # matplotlib takes long to import
+
+        runs.write_text(report, render_check(f"The data in {data}", found))
+        console.print(f"The page is in {report}.")
+    if reason := checking.why_not_to_fit(found):
+        raise InputError(f"{data}: {reason}")
 
 
 def fit(

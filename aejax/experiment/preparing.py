@@ -69,11 +69,10 @@ def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
 
 def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfig) -> Prepared:
     """Set rare products aside: a pure function of a data set and its configs. Who asks for the parts has it split."""
-    default = 10 if dataset.format == "shop" else 1
     found = recognise(dataset, data.attributes)
     data = dataclasses.replace(
         data,
-        min_customers=default if data.min_customers is None else data.min_customers,
+        min_customers=dataset.min_customers if data.min_customers is None else data.min_customers,
         attributes={f"{table}.{one.column}": one.kind for table, columns in found.items() for one in columns},
     )
     pinned = dataset.pinned

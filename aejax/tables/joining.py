@@ -11,7 +11,7 @@ import pandas as pd
 
 from aejax import quality
 from aejax.errors import InputError
-from aejax.interactions import Dataset
+from aejax.interactions import Dataset, Origin
 from aejax.quality import Dropped, FileAccount, counted, masked_text, shown
 from aejax.tables import text
 from aejax.tables.cleaning import Cleaned
@@ -37,6 +37,18 @@ class OrderFiles:
         """What messages call them."""
         first = self.files[0].path.name
         return first if len(self.files) == 1 else f"{first} and {counted(len(self.files) - 1, 'more file')}"
+
+    def places(self, rows: np.ndarray) -> list[str]:
+        """`orders.csv:143` for each of these rows of all files in one sequence."""
+        stops = np.cumsum(self.rows)
+        file_of_row = np.searchsorted(stops, rows, side="right")
+        found = [""] * len(rows)
+        for number, file in enumerate(self.files):
+            own = np.flatnonzero(file_of_row == number)
+            start = stops[number] - self.rows[number]
+            for position, line in zip(own, text.physical_lines(file, rows[own] - start), strict=True):
+                found[position] = f"{file.path.name}:{line}"
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +130,16 @@ def dataset_of(
             warnings=[*told, *warnings],
         ),
         files=tuple(files),
+        origin=Origin(
+            cleaned.row_of_line,
+            cleaned.merged,
+            orders.places,
+            {
+                name: new
+                for name, new, table in (("customers", new_customers, customers), ("products", new_products, products))
+                if table.title is not None
+            },
+        ),
     )
 
 
