@@ -20,7 +20,10 @@ QUANTITY_IS_ZERO = "quantity is zero"
 NO_DATE = "no date"
 UNMATCHED_RETURN = "return without an earlier purchase"
 
-_ADDRESS = re.compile(r"([^\s@<])[^\s@]*@[^\s@]+")
+# Each begins where a word does, lest a long word without `@` be searched from each of its characters.
+_LIKE_ADDRESS = re.compile(r"(?<![^\s@<])([^\s@<])[^\s@<]*@[^\s@]+")
+_ADDRESS = re.compile(r"(?<![^\s@<])([^\s@<])[^\s@<]*@[^\s@]+\.[^\s@]{2,}")
+_PHONE = re.compile(r"(?<![\w+])(\+\d)(?:[ ()./-]{0,2}\d){8,14}(?!\w)")  # with its country's code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,7 +295,7 @@ def summary_lines(quality: Mapping[str, Any]) -> list[str]:
     sentences: list[str] = []
     for name, account in quality["files"].items():
         sentences += _file_sentences(name, account)
-    sentences += _fact_sentences(quality["facts"])
+    sentences += fact_sentences(quality["facts"])
     protocols = quality["protocols"]
     sentences.append(f"These data can be split by: {', '.join(protocols['possible'])}.")
     sentences += [f"Not by {name}: {reason}." for name, reason in protocols["impossible"].items()]
@@ -320,7 +323,8 @@ def _file_sentences(name: str, account: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _fact_sentences(facts: Mapping[str, Any]) -> list[str]:
+def fact_sentences(facts: Mapping[str, Any]) -> list[str]:
+    """What the data hold, in plain sentences."""
     when = ""
     if facts["period"]:
         first, last = (moment[:10] for moment in facts["period"])
@@ -344,9 +348,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def masked_text(value: str) -> str:
+    """Text that is kept, with what holds e-mail addresses and phone numbers masked (`b...@...`, `+4...`)."""
+    return _PHONE.sub(r"\1...", _ADDRESS.sub(r"\1...@...", value))
+
+
 def shown(value: str) -> str:
-    """A value as messages show it: in quotes, shortened, on one line, an e-mail address masked (`"b...@..."`)."""
-    masked = _ADDRESS.sub(r"\1...@...", value)
-    if not masked.isprintable():
-        masked = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in masked[:60]) + masked[60:]
-    return '"' + (masked if len(masked) <= 60 else masked[:57] + "...") + '"'
+    """A value as messages show it: in quotes, shortened, on one line, likely addresses and phone numbers masked."""
+    value = masked_text(_LIKE_ADDRESS.sub(r"\1...@...", value))
+    if not value.isprintable():
+        value = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in value[:60]) + value[60:]
+    return '"' + (value if len(value) <= 60 else value[:57] + "...") + '"'

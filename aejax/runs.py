@@ -9,10 +9,13 @@ write one run. Nothing here is a pickle: JSON, Parquet and Orbax arrays.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -121,7 +125,7 @@ def whole_folder(path: Path, *, overwrite: bool = False, resume: bool = False) -
                     raise InputError(
                         f"{path} was started and not finished; give --resume to go on, or --overwrite to start again"
                     )
-                shutil.rmtree(unfinished)
+            remove(unfinished)
             unfinished.mkdir(parents=True)
             lock = _lock(unfinished)
     try:
@@ -177,17 +181,29 @@ def _publish(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, if it is there."""
+    """Remove a folder, if it is there; under its name it is whole or gone, wherever a crash interrupts this."""
+    going = path.parent / f".{path.name}.removed"
+    if going.exists():
+        shutil.rmtree(going)
     if path.exists():
-        shutil.rmtree(path)
+        path.rename(going)
+        shutil.rmtree(going)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write, renamed to `path` when the block ends well and removed when it does not."""
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    """A temporary sibling to write, renamed to `path` when the block ends well and removed when it does not.
+
+    Those of processes that were killed are removed.
+    """
+    own = f".{path.name}.{platform.node()}-"  # no other machine's processes can be asked after
+    partial = path.parent / f"{own}{os.getpid()}.partial"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob(f"{glob.escape(own)}*.partial"):
+            writer = other.name.removeprefix(own).removesuffix(".partial")
+            if writer.isdecimal() and not psutil.pid_exists(int(writer)):
+                other.unlink(missing_ok=True)
         try:
             yield partial
             partial.replace(path)
@@ -375,8 +391,25 @@ def save_state(folder: Path, state: Any) -> None:
     """A pytree of arrays and numbers, as an Orbax checkpoint that appears whole."""
     import orbax.checkpoint as ocp
 
-    with writing(folder), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), state)
+    # What fails is raised here; on its way Orbax logs it too, once a thread, with all of the stack.
+    talk = logging.getLogger("absl")
+    silent, talk.disabled = talk.disabled, True
+    try:
+        with writing(folder), _system_errors(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute(), state)
+    finally:
+        talk.disabled = silent
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise what the operating system refused to TensorStore, which says so in words, as the error that it was."""
+    try:
+        yield
+    except ValueError as problem:
+        if (code := re.search(r"os_error_code='(\d+)'", str(problem))) is None:
+            raise
+        raise OSError(int(code[1]), str(problem)) from None
 
 
 def load_state(folder: Path, like: Any = None) -> Any:

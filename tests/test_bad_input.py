@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -205,11 +206,16 @@ def test_a_folder_in_the_place_of_a_file(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def place():
-    """A folder that every user of the machine can read, with a shop and a fitted run."""
+    """A folder that every user of the machine can read: a shop and its earlier orders, a run of these, its lists."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     write_shop(folder / "shop")
-    assert run("fit", folder / "shop", "--model", "popularity", "--run", folder / "run") == 0
+    shutil.copytree(folder / "shop", folder / "earlier")
+    orders = pd.read_csv(folder / "shop" / "orders.csv", dtype=str)
+    orders[orders["created_at"] < "2024-03-15"].to_csv(folder / "earlier" / "orders.csv", index=False)
+    pd.DataFrame({"customer_id": ["000"]}).to_csv(folder / "customers.csv", index=False)
+    assert run("fit", folder / "earlier", "--model", "popularity", "--run", folder / "run") == 0
+    assert run("recommend", folder / "run", "--out", folder / "lists.csv") == 0
     yield folder
     shutil.rmtree(folder)
 
@@ -229,26 +235,48 @@ COMMANDS = {
     "recommend": ["recommend", "RUN", "--out", "OUT.csv"],
     "check": ["check", "SHOP", "--json", "OUT.json"],
     "evaluate": ["evaluate", "RUN", "--json", "OUT.json"],
+    "tune": ["tune", "SHOP", "--model", "ease", "--trials", "1", "--run", "OUT"],
+    "refit": ["refit", "RUN", "--run", "OUT"],
+    "update": ["update", "RUN", "SHOP", "--force", "--run", "OUT"],
+    "hindsight": ["hindsight", "LISTS", "SHOP", "--after", "2024-03-15", "--json", "OUT.json"],
 }
 
 
 def at(place, out, arguments):
-    names = {"SHOP": place / "shop", "RUN": place / "run"}
+    names = {"SHOP": place / "shop", "RUN": place / "run", "LISTS": place / "lists.csv"}
     return [names.get(argument, argument.replace("OUT", str(out))) for argument in arguments]
+
+
+@contextmanager
+def files_of_at_most(bytes_each):
+    """The operating system refuses larger files, as it refuses any byte on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_each, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def as_nobody():
+    """Root may write everywhere, so commands run as nobody."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk(command, place, tmp_path, capsys):
-    """The operating system refuses files above 500 bytes, as it refuses any byte on a full disk."""
     older = {name: tmp_path / f"out{name}" for name in (".csv", ".json")}
     for path in older.values():
         path.write_text("older")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
-    try:
+    with files_of_at_most(500):
         code = run(*at(place, tmp_path / "out", COMMANDS[command]))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     message = capsys.readouterr().err
     assert code == 1, message
     assert "cannot write" in message and str(tmp_path) in message and "ulimit" in message and message.count("\n") == 1
@@ -257,20 +285,50 @@ def test_a_full_disk(command, place, tmp_path, capsys):
     assert not list(tmp_path.glob(".*.partial"))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_is_full_at_any_file_of_a_fit(place, tmp_path, capfd, monkeypatch):
+    """What is kept of it is resumed where there is room; Orbax and JAX say nothing of their own."""
+    monkeypatch.setattr("aejax.experiment.fitting.SAVE_EVERY_S", 0.0)
+    network = ["--model", "multvae", "--epochs", "1", "--set", "hidden=64", "latent_dim=8"]
+    words = ["fit", place / "shop", *network, "--run", tmp_path / "out"]
+    places, bytes_each = set(), 500
+    while True:
+        with files_of_at_most(bytes_each):
+            code = run(*words, *(["--resume"] if (tmp_path / ".out.unfinished").exists() else []))
+        message = capfd.readouterr().err
+        if code == 0:
+            break
+        assert code == 1 and message.startswith("aejax: cannot write"), message
+        assert "ulimit" in message and message.count("\n") == 1, message
+        assert not (tmp_path / "out").exists()
+        places.add(message.split(".out.unfinished")[1].split(":")[0])
+        bytes_each *= 2
+    assert {"/environment.json", "/report.html"} < places
+    assert any(place.startswith("/state/") for place in places)
+
+
+def test_a_full_disk_leaves_a_run_that_forgets_as_it_was(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with files_of_at_most(500):
+        assert run("forget", tmp_path / "run", "--customers", place / "customers.csv") == 1
+    message = capsys.readouterr().err
+    assert "cannot write" in message and "ulimit" in message and message.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "forget"])
 def test_a_read_only_folder(command, place, capsys):
-    closed = place / "closed"
-    closed.mkdir(exist_ok=True)
+    closed = place / f"closed-{command}"
+    closed.mkdir()
+    words = COMMANDS.get(command, ["forget", closed / "run", "--customers", place / "customers.csv"])
+    if command == "forget":
+        shutil.copytree(place / "run", closed / "run")
+    before = sorted(closed.rglob("*"))
     closed.chmod(0o555)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)  # root may write everywhere, so the command runs as nobody
-    try:
-        code = run(*at(place, closed / "out", COMMANDS[command]))
-    finally:
-        os.seteuid(user)
+    with as_nobody():
+        code = run(*at(place, closed / "out", words)) if command in COMMANDS else run(*words)
     message = capsys.readouterr().err
     assert code == 1, message
     assert "cannot write" in message and str(closed) in message and "permissions" in message
     assert message.count("\n") == 1
-    assert list(closed.iterdir()) == []
+    assert sorted(closed.rglob("*")) == before

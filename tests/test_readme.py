@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from aejax import cli, registry
+from aejax import cli, registry, rules
 from tests.shops import run, write_shop
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -41,6 +41,13 @@ def test_a_model_in_one_file_and_one_line(tmp_path, monkeypatch):
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "run" / "metrics.json").read_bytes()
     assert run("recommend", tmp_path / "run", "--top", 3) == 0
     sys.modules.pop("together")
+
+
+def test_the_rules_shown_are_understood(tmp_path):
+    (block,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "rules.toml").write_text(block, encoding="utf-8")
+    shown = rules.read_rules(tmp_path / "rules.toml")
+    assert shown.not_bought_days == 60 and shown.at_most == {"category": 3} and shown.never["sku"] == ("POST", "M")
 
 
 ROOT = Path(__file__).parent.parent

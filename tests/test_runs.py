@@ -1,6 +1,10 @@
 """What a run stores comes back as it was, and is whole or absent."""
 
 import dataclasses
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +154,31 @@ def test_a_folder_that_fails_halfway_leaves_the_older_one(tmp_path):
         raise RuntimeError
     assert [path.name for path in run.iterdir()] == ["comparison.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_killed_writer_left_of_a_file_is_removed_by_the_next(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    own = f".out[1].csv.{platform.node()}-"
+    kept = [f"{own}{os.getppid()}.partial", f".out[1].csv.elsewhere-{gone.pid}.partial", ".out.csv.1.partial"]
+    for name in (f"{own}{gone.pid}.partial", *kept):
+        (tmp_path / name).touch()
+    runs.write_text(tmp_path / "out[1].csv", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "out[1].csv"])
+
+
+def test_a_folder_whose_removal_is_interrupted_is_not_taken_for_whole(tmp_path, monkeypatch):
+    saved = tmp_path / "refit-000001"
+    saved.mkdir()
+    (saved / "arrays").touch()
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runs.remove(saved)
+    assert not list(tmp_path.glob("refit-*"))
+    runs.remove(saved)
+    assert list(tmp_path.iterdir()) == []

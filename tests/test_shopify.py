@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from shops import run, write_shop
 
-from aejax import datasets, runs
+from aejax import datasets, quality, runs
 from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
 from aejax.errors import InputError
 from aejax.interactions import Dataset
@@ -168,6 +168,33 @@ def test_what_was_decided_is_said(tmp_path):
     ]
 
 
+CUT = "Name,Email,Financial Status,Created at,Cancelled at,Lineitem quantity,Lineitem name,Lineitem sku\n"
+
+
+@pytest.mark.parametrize("first", ["a", "z"])  # whichever file is read first
+def test_an_order_that_a_part_cuts_off_is_whole_though_its_later_rows_repeat_the_date(tmp_path, first):
+    head = (
+        "#1,a@x.example,paid,2024-05-01 10:00:00 +0000,,1,Mug,MUG\n"
+        "#2,b@x.example,refunded,2024-05-03 10:00:00 +0000,,1,Mug,MUG\n"
+        "#2,b@x.example,,2024-05-03 10:00:00 +0000,,2,Cup,CUP\n"
+        "#3,b@x.example,paid,2024-05-02 10:00:00 +0000,,4,Cup,CUP\n"
+        "#3,b@x.example,,2024-05-02 10:00:00 +0000,,8,Mug,MUG\n"
+    )
+    tail = (
+        "#3,b@x.example,,2024-05-02 10:00:00 +0000,,16,Jug,JUG\n"
+        "#2,b@x.example,,2024-05-03 10:00:00 +0000,,32,Jug,JUG\n"
+        "#4,a@x.example,paid,2024-05-04 10:00:00 +0000,,64,Jug,JUG\n"
+    )
+    files = {f"orders_export_{first}": CUT + head, "orders_export_m": CUT + tail}
+    dataset = datasets.read(exports(tmp_path, orders_export_1="", orders_export_2="", products_export_1="", **files))
+    assert sorted(dataset.interactions.quantity.tolist()) == [1, 4, 8, 16, 64]
+    assert account(dataset, f"orders_export_{first}.csv")["dropped"] == {
+        "order is refunded": {"rows": 2, "lines": [3, 4]}
+    }
+    assert account(dataset, "orders_export_m.csv")["dropped"] == {"order is refunded": {"rows": 1, "lines": [3]}}
+    assert not any("in several files" in told or "status" in told for told in dataset.quality["warnings"])
+
+
 @pytest.mark.parametrize(
     ("statuses", "units"),
     [((), 23), (("paid",), 13), (("paid", "cancelled"), 15), (("voided", "refunded", "expired"), 12 + 3 + 1 + 3)],
@@ -193,6 +220,42 @@ def test_a_product_carries_its_variants_and_names_one_in_stock(tmp_path, product
     assert found["dropped"] == {"image of a product": {"rows": 1, "lines": [5]}}
 
 
+def test_a_product_that_a_part_cuts_off_is_whole(tmp_path):
+    lines = OLDER.splitlines(keepends=True)
+    whole = datasets.read(exports(tmp_path / "whole"))
+    parts = {"products_export_1": "".join(lines[:3]), "products_export_2": "".join([lines[0], *lines[3:]])}
+    cut = datasets.read(exports(tmp_path / "cut", **parts))
+    pd.testing.assert_frame_equal(cut.products, whole.products)
+    assert rows_of(cut) == rows_of(whole)
+    assert [account(cut, f"{name}.csv")["read"] for name in parts] == [2, 5]
+    newer = {"products_export_2": lines[0] + "shirt,Blouse,,Weave,,,true,Colour,Red,,,SH-RM,0,20.00,,,active\n"}
+    again = datasets.read(exports(tmp_path / "again", **newer))
+    assert again.products.set_index("sku").loc["shirt", ["title", "variants"]].tolist() == ["Blouse", '["SH-RM"]']
+    assert account(again, "products_export_1.csv")["dropped"]["product is in a later file too"]["rows"] == 4
+
+
+def test_a_title_may_begin_with_an_apostrophe(tmp_path):
+    orders = ORDERS_2 + "#1014,bob@shop.example,paid,2024-06-04 10:00:00 +0000,,CHF,6,'Tis a Print,8.00,\n"
+    products = OLDER + "print,'Tis a Print,,Press,Paper,,true,Title,Default Title,,,,0,5.00,,false,active\n"
+    dataset = datasets.read(exports(tmp_path, orders_export_2=orders, products_export_1=products))
+    assert rows_of(dataset)[-1][:3] == ("9002", "print", 6)
+
+
+@pytest.mark.parametrize("by", ["product", "variant"])
+def test_products_hold_no_addresses(tmp_path, by):
+    orders = ORDERS_2 + "#1014,bob@shop.example,paid,2024-06-04 10:00:00 +0000,,CHF,1,Mug for Ada@shop.example,8.00,\n"
+    products = OLDER.replace("Press", "Press (ann@shop.example)").replace("summer", '"summer, +41 79 000 00 01"')
+    dataset = datasets.read(exports(tmp_path, orders_export_2=orders, products_export_1=products), by=by)
+    assert rows_of(dataset)[-1][1] == "Mug for A...@..."
+    rows = dataset.products.set_index("sku")
+    assert rows["title"]["Mug for A...@..."] == "Mug for A...@..."
+    assert "shop.example" not in rows.to_csv() and "79" not in rows.to_csv()
+    assert {"Press (...@...", "Kiln"} <= set(rows["vendor"]) and "summer, +4..." in set(rows["tags"])
+    assert (
+        "products_export_1.csv: e-mail addresses or phone numbers in title, vendor, tags of products; masked"
+    ) in dataset.quality["warnings"]
+
+
 def test_by_variant_sizes_are_items_of_their_own(tmp_path):
     dataset = datasets.read(exports(tmp_path), by="variant")
     assert [row[:3] for row in rows_of(dataset)[:4]] == [
@@ -201,6 +264,21 @@ def test_by_variant_sizes_are_items_of_their_own(tmp_path):
     titles = dataset.products.set_index("sku")["title"]
     assert titles["SH-BL"] == "Shirt - Blue / L" and titles["0077"] == "Mug"
     assert account(dataset, "products_export_1.csv")["kept"] == 6
+
+
+def test_exports_that_a_spreadsheet_wrote_again_are_read_and_it_is_said(tmp_path):
+    folder = exports(tmp_path, orders_export_1="", orders_export_2="", products_export_1="")
+    rows = "#1,ada@shop.example,paid,31.05.2024 10:00,1,Café\n#2,bob@shop.example,paid,01.06.2024 10:00,2,Mug\n"
+    orders = "Name,Email,Financial Status,Created at,Lineitem quantity,Lineitem name\n" + rows
+    (folder / "orders_export.csv").write_bytes(orders.replace(",", ";").encode("cp1252"))
+    dataset = datasets.read(folder)
+    assert dataset.interactions.at is not None
+    assert dataset.interactions.at.astype("M8[D]").astype(str).tolist() == ["2024-05-31", "2024-06-01"]
+    assert dataset.interactions.items.ids.tolist() == ["Café", "Mug"]
+    said = " ".join(dataset.quality["warnings"])
+    assert (
+        "Windows-1252" in said and 'separated by ";"' in said and "created_at of orders_export.csv was read as" in said
+    )
 
 
 def test_one_sku_under_two_titles_is_said(tmp_path):
@@ -244,6 +322,32 @@ def test_no_address_is_kept_written_or_said(tmp_path, capsys):
         assert not any(sign.lower() in one.lower() for sign in PERSONAL)
 
 
+def test_a_whole_run_holds_no_address(tmp_path, capsys):
+    folder = exports(tmp_path / "shop", orders_export_2="", customers_export="", orders_export_1="")
+    orders = [ORDERS_1.splitlines()[0]]
+    for n in range(60):
+        who = f"Ada Alder{n % 12},Lime Street {n % 12},'8001,+41790000001,'5{n:03d}"
+        row = f"2024-{1 + n // 12:02d}-{1 + n % 12:02d},1,{{}},8.00,,#{n},Ada{n % 12}@shop.example,paid,,CHF,{who}"
+        orders += [row.format(name) for name in ("Mug", f"Pot {n % 7}", f"for Ada{n % 12}@shop.example")]
+    (folder / "orders_export.csv").write_text("\n".join(orders))
+    customers = [CUSTOMERS.splitlines()[0].replace("First Name", "First-Name")]
+    for n in range(9):
+        person = f"'9{n:03d},Ada,Alder{n},ada{n}@shop.example,yes,Birch & Sons,Lime Street {n},Bern,'3001,'+41790000001"
+        customers.append(f'{person},9,1,ring twice,"vip, call +41 79 000 00 0{n}"')
+    (folder / "customers_export.csv").write_text("\n".join(customers))
+    options = ("--split", "last-order", "--min-customers", "1")
+    assert run("fit", folder, "--model", "popularity", "--run", tmp_path / "run", *options) == 0
+    said = "".join(capsys.readouterr())
+    written = {
+        path: pd.read_parquet(path).to_csv() if path.suffix == ".parquet" else path.read_bytes().decode("latin-1")
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file()
+    }
+    assert "9001" in written[tmp_path / "run" / "data" / "interactions.parquet"]
+    for content in (said, *written.values()):
+        assert not any(sign.lower() in content.lower() for sign in (*PERSONAL, "41 79"))
+
+
 def test_hashes_are_the_key_s_and_addresses_come_back_from_the_user_s_file(tmp_path, monkeypatch):
     folder = exports(tmp_path)
     ids = set(datasets.read(folder).interactions.users.ids)
@@ -255,6 +359,30 @@ def test_hashes_are_the_key_s_and_addresses_come_back_from_the_user_s_file(tmp_p
     monkeypatch.setenv("AEJAX_KEY", "short")
     with pytest.raises(InputError, match=r'"c\.\.\.@\.\.\."\).*AEJAX_KEY has 5 characters; set that'):
         datasets.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("orders_export_2", "#1,bob@shop.example,paid,2024-06-03,,CHF,6,Mug,8.00,0077,Bob Birch,Lime Street 2\n"),
+        ("orders_export_2", "#1,,paid,2024-06-03,,CHF,6,Mug,8.00,0077,Bob Birch,Bob Birch,Lime Street 2\n"),
+        ("customers_export", "'9,Bob,Birch,,no,,Lime Street 2,Bern,'3001,,,0,,\n"),
+        ("customers_export", ",Bob,Birch,,no,,Lime Street 2,Bern,'3001,+41 79 000 00 00,,0,,\n"),
+    ],
+)
+def test_a_first_line_that_is_a_row_is_refused_and_not_shown(tmp_path, capsys, name, row):
+    assert run("check", exports(tmp_path, **{name: row * 2})) == 1
+    said = "".join(capsys.readouterr())
+    assert f"{name}.csv:1: the first line holds" in said.replace("\n", " ")
+    assert not any(sign.lower() in said.lower() for sign in (*PERSONAL, "Bob"))
+
+
+def test_messages_mask_phone_numbers_and_end_on_long_cells():
+    assert quality.shown("ring +41 (0)79 000 00 01") == '"ring +4..."'
+    assert quality.shown("<bob@shop.example> b@c") == '"<b...@... b...@..."'
+    assert quality.shown("2@5 0123456789 x") == '"2...@... 0123456789 x"'
+    assert quality.masked_text("Pack 2@5, ask ann@shop.example") == "Pack 2@5, ask a...@..."
+    assert quality.shown("a" * 1_000_000) == '"' + "a" * 57 + '..."'  # minutes, if each character began a search
 
 
 @pytest.mark.parametrize(
@@ -295,6 +423,7 @@ def test_a_plain_shop_s_addresses_go_the_same_way(tmp_path):
     [
         ("email", True), ("e-mail", True), ("phone_number", True), ("first_name", True), ("name", True),
         ("default_address_address1", True), ("default_address_company", True), ("shipping_street", True),
+        ("first-name", True), ("nom_/_prénom", True), ("tel._nr.", True), ("bemerkung", True), ("e-mail?", True),
         ("accepts_email_marketing", False), ("default_address_city", False), ("country_name", False),
         ("household_size", False), ("segment_name", False), ("tags", False),
     ],
@@ -312,16 +441,19 @@ def test_personal_columns_by_their_cells():
             "home": [f"Lindenstrasse {n}" for n in range(count)],
             "who": [f"{chr(65 + n % 26)}nna {chr(65 + n // 2)}sher" for n in range(count)],
             "town": ["New York", "Bad Ragaz"] * (count // 2),
-            "remark": ["", "call 079 000 00 00"] * 10 + ["x@y.example"] + ["likes blue"] * 19,
-            "since": ["01.02.2024", "03.12.2023"] * (count // 2),
+            "remark": [""] * 10 + ["x@y.example", "vip, call 079 000 00 00!"] + ["likes blue"] * 28,
+            "call": ["ask for +41 (0)79 000 00 00"] * 5 + ["no"] * 35,
+            "since": ["01.02.2024", "03.12.2023 - 01.02.2024"] * (count // 2),
+            "seen": ["01.02.2024 12:30", "2024-05-01 09:58:12 +0000"] * (count // 2),
+            "share": ["0.8234567891"] * count,
         },
         dtype="str",
     )
     kept, gone, warnings = addresses.without_personal(frame, "customers.csv")
-    assert gone == ["reach", "home", "who"]
-    assert kept.columns.tolist() == ["customer_id", "town", "remark", "since"]
-    assert "x@y.example" not in kept["remark"].tolist() and "likes blue" in kept["remark"].tolist()
-    assert warnings == ["customers.csv: 1 cell of remark with an e-mail address or phone number; left blank"]
+    assert gone == ["reach", "home", "who", "call"]
+    assert kept.columns.tolist() == ["customer_id", "town", "remark", "since", "seen", "share"]
+    assert set(kept["remark"]) == {"", "likes blue"}
+    assert warnings == ["customers.csv: 2 cells of remark with an e-mail address or phone number; left blank"]
 
 
 @pytest.mark.parametrize(

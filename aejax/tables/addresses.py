@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,7 +35,11 @@ _SHORTEST_KEY = 16
 _DIGITS = 16  # 64 bits: among a million customers two share an id with a chance of 3 in 100 million
 
 _ADDRESS = re.compile(r"[^\s@]@[^\s@]")
-_PHONE = re.compile(r"'?\+\d[\d ()./-]{6,20}|'?\(?0[\d ()./-]{8,20}|\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}")
+# 9 to 15 digits after `+` or 0, or ten in the American way; no decimal fraction, and no dates or times.
+_PHONE = re.compile(
+    r"(?<![\w+])(?:(?:\+\d|\(?0(?![.,]\d+(?!\S)))(?:[ ()./-]{0,2}\d){8,14}|\(?\d{3}\)?[ .-]{1,2}\d{3}[ .-]\d{4})"
+    r"(?![ ()./-]{0,2}\d|[\w:])"
+)
 _STREET = re.compile(
     r"\b(street|st\.|road|rd|avenue|ave|lane|drive|boulevard|blvd|square|rue|via|viale|calle|avenida|rua|ulica|ul\.)\b"
     r"|(strasse|straße|str\.|gasse|weg|platz|allee|straat|laan|plein|gatan|vägen)(?=[\s,\d]|$)",
@@ -44,10 +49,10 @@ _NAME = re.compile(r"[^\W\d_a-z][\w'’.-]*( [\w'’.-]+)* [^\W\d_a-z][\w'’.-]
 
 # Column names that mean one person whatever else they say, and those that do where they do not name an area or a kind.
 _PERSONAL = re.compile(
-    r"e[-_]?mail|phone|telefon|mobile(_?(no|nr|number))?$|handynummer|(^|_)(tel|fax|mail|iban)(_|$)"
+    r"e_?mail|phone|telefon|mobile(_?(no|nr|number))?$|handynummer|(^|_)(tel|fax|mail|iban)(_|$)"
     r"|street|stra(ss|ß)e|(^|_)(str|rue|calle|via)(_|$)|address_?(line)?_?\d|anschrift"
     r"|(sur|first|last|full|given|family|middle|maiden|user|nick|vor|nach|customer)_?name|prenom|apellido|cognome"
-    r"|(^|_)(company|firma|login|notes?|comments?)$"
+    r"|(^|_)(company|firma|login|notes?|comments?|notiz(en)?|(be|an)merkung(en)?|kommentare?)$"
 )
 _OF_PERSON_OR_AREA = re.compile(r"(^|_)(names?|address|adresse)(_|$)")
 _AREA = re.compile(
@@ -60,7 +65,8 @@ _ABOUT = re.compile(r"accept|consent|opt_?(in|out)|subscri|marketing|newsletter|
 
 def is_address(value: str) -> bool:
     """Whether a value holds an e-mail address, or is a phone number with its country's code."""
-    return bool(_ADDRESS.search(value)) or (value.lstrip("'").startswith("+") and _is_phone(value))
+    phone = value.strip().removeprefix("'")
+    return bool(_ADDRESS.search(value)) or (phone.startswith("+") and bool(_PHONE.fullmatch(phone)))
 
 
 def normal(address: str) -> str:
@@ -122,6 +128,8 @@ def without_addresses(ids: Sequence[str], source: str, known: Mapping[str, str])
 
 def is_personal(name: str) -> bool:
     """Whether a column of customers, by its name, holds addresses, phone numbers, names, streets or free notes."""
+    signs = (sign for sign in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(sign))
+    name = re.sub(r"[\W_]+", "_", "".join(signs))
     if _ABOUT.search(name):
         return False
     return bool(_PERSONAL.search(name) or (_OF_PERSON_OR_AREA.search(name) and not _AREA.search(name)))
@@ -142,7 +150,7 @@ def without_personal(customers: pd.DataFrame, source: str) -> tuple[pd.DataFrame
     for name in customers.columns[1:]:
         counts = customers[name].value_counts()
         counts = counts[counts.index.str.strip() != ""]
-        stray = [one for one in counts.index if is_address(one) or _is_phone(one.strip())]
+        stray = [one for one in counts.index if _ADDRESS.search(one) or _PHONE.search(one)]
         if is_personal(name) or _looks_personal(counts, int(counts[stray].sum())):
             gone.append(name)
         elif stray:
@@ -209,10 +217,6 @@ def addresses_of(path: Path) -> pd.DataFrame:
     ids[unnamed] = hashed(addresses[unnamed], path.name)
     found = pd.DataFrame({"customer_id": ids.to_numpy(), "email": addresses.to_numpy()}, dtype="str")
     return found.drop_duplicates("customer_id").sort_values("customer_id", ignore_index=True)
-
-
-def _is_phone(value: str) -> bool:
-    return bool(_PHONE.fullmatch(value)) and 9 <= sum(sign.isdigit() for sign in value) <= 15
 
 
 def _looks_personal(counts: pd.Series, stray: int) -> bool:

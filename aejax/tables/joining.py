@@ -12,7 +12,7 @@ import pandas as pd
 from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import Dataset, Origin
-from aejax.quality import Dropped, FileAccount, counted, shown
+from aejax.quality import Dropped, FileAccount, counted, masked_text, shown
 from aejax.tables import text
 from aejax.tables.cleaning import Cleaned
 from aejax.tables.text import TextFile
@@ -103,6 +103,12 @@ def dataset_of(
     ]
     customer_rows = _with_rows(customers.frame, "customer_id", new_customers)
     product_rows = _titled(_with_rows(products.frame, "sku", new_products), titles or {})
+    product_rows, masked_columns = _masked(product_rows)
+    if masked_columns:
+        among = ", ".join(masked_columns)
+        told.append(
+            f"{products.title or orders.title}: e-mail addresses or phone numbers in {among} of products; masked"
+        )
     netting = quality.account_for_returns(interactions)
     if len(netting.bought) == 0:
         raise InputError(f"{orders.title}: nothing to learn from; there are only returns and the purchases they cancel")
@@ -149,6 +155,12 @@ def _titled(products: pd.DataFrame, known: Mapping[str, str]) -> pd.DataFrame:
     titles = titles.where(titles != "", products["sku"].map(lambda sku: known.get(sku, sku)))
     others = [name for name in products.columns if name not in ("sku", "title")]
     return products[["sku"]].assign(title=titles, **{name: products[name] for name in others})
+
+
+def _masked(products: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The products without the addresses of suppliers, or of whom a line was made for; and the columns that had any."""
+    kept = products.assign(**{name: products[name].map(masked_text) for name in products.columns[1:]})
+    return kept, [name for name in products.columns if not kept[name].equals(products[name])]
 
 
 def _described(products: pd.DataFrame) -> bool:

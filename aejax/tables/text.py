@@ -27,7 +27,7 @@ import pyarrow.csv as pa_csv
 
 from aejax.errors import InputError
 from aejax.interactions import Vocabulary
-from aejax.quality import shown
+from aejax.quality import masked_text, shown
 from aejax.tables import grids, sources
 from aejax.tables.grids import Grid
 
@@ -135,7 +135,8 @@ def open_text(
       name_of: a column's name in the file -> the name it goes by.
 
     Raises:
-      InputError: the file is empty, damaged or of no known encoding, or two columns go by one name.
+      InputError: the file is empty, damaged or of no known encoding, two columns go by one name, or the first line is a
+        row.
     """
     if path.suffix in grids.SUFFIXES:
         grid = grids.open_grid(path)
@@ -171,7 +172,11 @@ def open_text(
 def _names(path: Path, header: Sequence[str], name_of: Callable[[str], str]) -> tuple[str, ...]:
     if not any(name.strip() for name in header):
         raise InputError(f"{path.name} is empty: it has no header line; export it again")
+    if any(masked_text(name) != name for name in header):
+        raise _no_header(path, "an e-mail address or a phone number")
     names = tuple(name_of(name) or f"column_{n}" for n, name in enumerate(header, start=1))
+    if _has_number(header) and len(set(names)) < len(names):
+        raise _no_header(path, "a number")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         twice = ", ".join(shown(old) for old, new in zip(header, names, strict=True) if new == repeated[0])
         raise InputError(
@@ -215,6 +220,8 @@ def require_columns(file: TextFile, needed: Mapping[str, Sequence[str]]) -> None
     for name, synonyms in needed.items():
         if name in file.names:
             continue
+        if _has_number(file.header):
+            raise _no_header(file.path, "a number")
         free = [other for other in file.names if other not in needed]
         likely = [other for other in synonyms if other in free] or difflib.get_close_matches(name, free, n=1)
         remedy = f'; if "{likely[0]}" is that column, rename it to "{name}"' if likely else "; add it to the export"
@@ -310,6 +317,18 @@ def physical_lines(file: TextFile, rows: Iterable[int]) -> list[int]:
 def place(file: TextFile, row: int) -> str:
     """`orders.csv:1843`, the place of a row."""
     return f"{file.path.name}:{physical_lines(file, [row])[0]}"
+
+
+def _has_number(header: Sequence[str]) -> bool:
+    return any(re.fullmatch(r"[\s'#]*\d[\d\s.,:/+-]*", name) for name in header)
+
+
+def _no_header(path: Path, holds: str) -> InputError:
+    """The error for a first line that is a row: of customers, perhaps, so it is not shown."""
+    return InputError(
+        f"{path.name}:1: the first line holds {holds}, so it seems to be a row; put the line with the names of the "
+        "columns above it, or export the file again"
+    )
 
 
 def _no_rows(file: TextFile) -> InputError:

@@ -104,6 +104,7 @@ def read_exports(exports: Exports, *, statuses: Sequence[str] = (), by: str | No
         titles=orders.titles,
         files=[file.path for file in (*exports.customers, *exports.orders, *exports.products)],
         warnings=[
+            *(told for file in (*exports.customers, *exports.orders, *exports.products) for told in file.told),
             *told_of_customers,
             *orders.warnings,
             *products.warnings,

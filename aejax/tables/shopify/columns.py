@@ -48,6 +48,22 @@ def filled(order: np.ndarray, own: np.ndarray, has: np.ndarray) -> np.ndarray:
     return np.where(has | own | (first[order] < 0), themselves, first[order])
 
 
+def parts(group: np.ndarray, file: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """The file `[N]` that each row goes with: its own where its group begins in it, else the nearest before in which it
+    begins, or after where none before does: an export of several parts cuts a group where a part is full.
+
+    Args:
+      group: `[N]` which order or product each row is of.
+      file: `[N]` the file it stands in.
+      head: `[N]` whether it is a row that a group begins with.
+    """
+    files = int(file.max(initial=0)) + 1
+    held, position = np.unique(group.astype(np.int64) * files + file, return_inverse=True)
+    own = pd.Series(held % files)
+    begins = own.where(np.bincount(position, weights=head, minlength=len(held)) > 0).groupby(held // files)
+    return begins.ffill().fillna(begins.bfill()).fillna(own).to_numpy(dtype=np.int64)[position]
+
+
 def frame_of(file: TextFile) -> pd.DataFrame:
     """All columns of a file as trimmed text."""
     frame = text.read_columns(file, file.names, coded=False)

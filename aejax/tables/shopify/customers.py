@@ -29,10 +29,11 @@ def read_customers(files: Sequence[TextFile]) -> tuple[Table, dict[str, str], li
     the last counts.
 
     Raises:
-      InputError: an address needs a hash and there is no key.
+      InputError: there is no column `email`, or an address needs a hash and there is no key.
     """
     frames, known, left_out = [], {}, {}
     for number, file in enumerate(files):
+        text.require_columns(file, {"email": ("e-mail", "customer_email")})
         frame = frame_of(file)
         own = next((name for name in _ID if name in frame), None)
         ids = pd.Series(without_apostrophe(frame[own]) if own else "", index=frame.index, dtype="str")

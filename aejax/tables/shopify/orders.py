@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from aejax.config import COUNTED_STATUSES, STATUSES
@@ -19,7 +18,7 @@ from aejax.quality import counted, shown
 from aejax.tables import addresses, text, values
 from aejax.tables.cleaning import Cleaned, OrderLines
 from aejax.tables.joining import OrderFiles
-from aejax.tables.shopify.columns import blank_column, filled, joined, without_apostrophe
+from aejax.tables.shopify.columns import blank_column, filled, joined, parts, without_apostrophe
 from aejax.tables.shopify.products import Products
 from aejax.tables.text import Coded, TextFile
 
@@ -89,7 +88,7 @@ def read_orders(
     """The order lines.
 
     An order that two files hold counts in the newer one, by the latest date in it; rows of an order that its file cut
-    off, without anything that an order says once, go with the file before.
+    off, without the status that an order says once, go with the file before.
 
     Args:
       files: the exports, part by part.
@@ -100,9 +99,10 @@ def read_orders(
     Raises:
       InputError: a column is missing, a cell is malformed, or an address needs a hash and there is no key.
     """
-    rows = _read(files)
+    rows, read_as = _read(files)
     order, alone = rows.name.codes, rows.name.blank()
     elsewhere, warnings = _elsewhere(rows, [file.path.name for file in files])
+    warnings += read_as
     kept = np.flatnonzero(~elsewhere)
     order, alone = order[kept], alone[kept]
     status = rows.status.take(kept)
@@ -147,30 +147,33 @@ def _customers(emails: Sequence[str], source: str, known: Mapping[str, str]) -> 
     return [hashes.get(one) or known.get(addresses.normal(one), "") for one in emails]
 
 
-def _read(files: Sequence[TextFile]) -> _Rows:
-    parts = [_read_part(file) for file in files]
+def _read(files: Sequence[TextFile]) -> tuple[_Rows, list[str]]:
+    """All rows, and how dates were read that are not as the shop system writes them."""
+    parts_told = [_read_part(file) for file in files]
+    read = [part for part, _ in parts_told]
     whole: dict[str, Any] = {
         field.name: (
-            joined([getattr(part, field.name) for part in parts])
-            if isinstance(getattr(parts[0], field.name), Coded)
-            else np.concatenate([getattr(part, field.name) for part in parts])
+            joined([getattr(part, field.name) for part in read])
+            if isinstance(getattr(read[0], field.name), Coded)
+            else np.concatenate([getattr(part, field.name) for part in read])
         )
         for field in dataclasses.fields(_Rows)
     }
-    whole["file"] = np.repeat(np.arange(len(files)), [len(part.file) for part in parts])
-    return _Rows(**whole)
+    whole["file"] = np.repeat(np.arange(len(files)), [len(part.file) for part in read])
+    return _Rows(**whole), [one for _, told in parts_told for one in told]
 
 
-def _read_part(file: TextFile) -> _Rows:
+def _read_part(file: TextFile) -> tuple[_Rows, list[str]]:
     text.require_columns(file, _NEED)
     table = text.read_columns(file, [name for name in (*_NEED, *_USE) if name in file.names])
     count = table.num_rows
     columns = {
         name: text.coded(table[name]) if name in table.column_names else blank_column(count) for name in (*_NEED, *_USE)
     }
-    sku, title = (addresses.replaced(columns[name], without_apostrophe) for name in ("lineitem_sku", "lineitem_name"))
+    sku, title = addresses.replaced(columns["lineitem_sku"], without_apostrophe), columns["lineitem_name"]
     no_line = sku.blank() & title.blank() & columns["lineitem_quantity"].blank()
-    return _Rows(
+    at, told = values.moments(file, "created_at", columns["created_at"])
+    rows = _Rows(
         file=np.zeros(count, dtype=np.int64),
         name=addresses.replaced(columns["name"], without_apostrophe),
         email=columns["email"],
@@ -180,9 +183,10 @@ def _read_part(file: TextFile) -> _Rows:
         title=title,
         cancelled=~columns["cancelled_at"].blank(),
         quantity=values.quantities(file, "lineitem_quantity", _zero_where(columns["lineitem_quantity"], no_line)),
-        at=values.moments(file, "created_at", columns["created_at"]),
+        at=at,
         price=values.prices(file, "lineitem_price", columns["lineitem_price"]),
     )
+    return rows, told
 
 
 def _status(written: str) -> str:
@@ -210,22 +214,21 @@ def _elsewhere(rows: _Rows, names: Sequence[str]) -> tuple[np.ndarray, list[str]
         rows.at[(rows.file == number) & ~np.isnat(rows.at)].max(initial=np.datetime64(0, "s"))
         for number in range(len(names))
     ]
-    newest = np.empty(len(names), dtype=np.int64)
-    newest[np.lexsort((np.arange(len(names)), latest))] = np.arange(len(names))
-    key = rows.name.codes.astype(np.int64) * len(names) + rows.file
-    heads = ~rows.status.blank() | ~np.isnat(rows.at)
-    held = pd.DataFrame({"key": key, "head": heads})[~rows.name.blank()].groupby("key", as_index=False)["head"].any()
-    held = held.assign(order=held["key"] // len(names), file=held["key"] % len(names))
-    held = held[held["order"].duplicated(keep=False)]
-    owner = held["file"].where(held["head"]).groupby(held["order"]).ffill().fillna(held["file"]).astype(int)
-    age = pd.Series(newest[owner.to_numpy()], index=held.index)
-    lost = held[age < age.groupby(held["order"]).transform("max")]
-    if not len(lost):
+    age = np.empty(len(names), dtype=np.int64)
+    age[np.lexsort((np.arange(len(names)), latest))] = np.arange(len(names))
+    # Its status stands in an order's first row alone; the date is often repeated.
+    has_status = np.bincount(rows.file, weights=~rows.status.blank(), minlength=len(names)) > 0
+    head = np.where(has_status[rows.file], ~rows.status.blank(), ~np.isnat(rows.at))
+    own = age[parts(rows.name.codes, rows.file, head)]
+    newest = np.full(len(rows.name.values), -1)
+    np.maximum.at(newest, rows.name.codes, own)
+    lost = (own < newest[rows.name.codes]) & ~rows.name.blank()
+    if not lost.any():
         return nothing, []
-    twice = lost["order"].nunique()
-    among = ", ".join(names[number] for number in sorted(set(lost["file"])))
+    twice = len(np.unique(rows.name.codes[lost]))
+    among = ", ".join(names[number] for number in np.unique(rows.file[lost]))
     told = f"{counted(twice, 'order')} in several files; each counts once, in the newest of them, not in {among}"
-    return np.isin(key, lost["key"].to_numpy()), [told]
+    return lost, [told]
 
 
 def _by_status(

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from aejax import quality
-from aejax.quality import Dropped, FileAccount, counted, shown
+from aejax.quality import Dropped, FileAccount, counted, masked_text, shown
 from aejax.tables import text
 from aejax.tables.addresses import replaced
 from aejax.tables.joining import Table
-from aejax.tables.shopify.columns import frame_of, joined, without_apostrophe
+from aejax.tables.shopify.columns import frame_of, joined, parts, without_apostrophe
 from aejax.tables.text import Coded, TextFile
 
 # Of a product, whatever the variant; in the names that the frame has, then those of the layouts.
@@ -65,7 +65,8 @@ class Products:
     def items_of(self, sku: Coded, name: Coded) -> Coded:
         """The item of each line `[n]`, by its SKU, or by its name where that is blank; what is unknown stays."""
         by_sku = replaced(sku, lambda skus: [self.item_of_sku.get(one, one) for one in skus])
-        by_name = replaced(name, lambda names: [self.item_of_name.get(one, one) for one in names])
+        # Who makes a line up at the counter may write in its name whom it is for.
+        by_name = replaced(name, lambda names: [self.item_of_name.get(one, masked_text(one)) for one in names])
         rows = np.arange(len(sku.codes))
         return joined([by_sku, by_name]).take(np.where(sku.blank(), rows + len(rows), rows))
 
@@ -74,7 +75,8 @@ def read_products(files: Sequence[TextFile], *, by: str) -> Products:
     """The products.
 
     Args:
-      files: the exports, part by part; a product of several counts as the last has it.
+      files: the exports, part by part; a product of several counts as the last has it, and one that a file cut off
+        is put together.
       by: `product` or `variant`.
     """
     if not files:
@@ -85,8 +87,10 @@ def read_products(files: Sequence[TextFile], *, by: str) -> Products:
     place = whole[["file", "row"]]
     fate = pd.Series("", index=whole.index)
     fate[whole["handle"] == ""] = quality.NO_PRODUCT
-    last = whole.groupby("handle")["file"].transform("max")
-    fate[(fate == "") & (whole["file"] < last)] = _ELSEWHERE
+    # A title stands in a product's first row alone.
+    codes, file = pd.factorize(whole["handle"])[0], whole["file"].to_numpy()
+    own = pd.Series(parts(codes, file, (whole["title"] != "").to_numpy()), index=whole.index)
+    fate[(fate == "") & (own < own.groupby(codes).transform("max"))] = _ELSEWHERE
     rows = whole[fate == ""].copy()
     for name in _OF_PRODUCT:
         if name in rows:
