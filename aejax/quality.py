@@ -295,7 +295,7 @@ def summary_lines(quality: Mapping[str, Any]) -> list[str]:
     sentences: list[str] = []
     for name, account in quality["files"].items():
         sentences += _file_sentences(name, account)
-    sentences += _fact_sentences(quality["facts"])
+    sentences += fact_sentences(quality["facts"])
     protocols = quality["protocols"]
     sentences.append(f"These data can be split by: {', '.join(protocols['possible'])}.")
     sentences += [f"Not by {name}: {reason}." for name, reason in protocols["impossible"].items()]
@@ -323,7 +323,8 @@ def _file_sentences(name: str, account: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _fact_sentences(facts: Mapping[str, Any]) -> list[str]:
+def fact_sentences(facts: Mapping[str, Any]) -> list[str]:
+    """What the data hold, in plain sentences."""
     when = ""
     if facts["period"]:
         first, last = (moment[:10] for moment in facts["period"])

@@ -95,7 +95,7 @@ def render(page: Mapping[str, Any]) -> str:
             "validation": _validation(models, logs, styles),
             "losses": [plot for name in models if (plot := _loss(name, logs.get(name, ()), styles[name]))],
         }
-    return _template().render(
+    return template("report.html.jinja").render(
         page=page,
         columns=COLUMNS,
         task_columns=task_columns(page["tasks"]),
@@ -108,7 +108,8 @@ def render(page: Mapping[str, Any]) -> str:
     )
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template of this package, which escapes all that it is given."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -117,7 +118,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": _count, "figure": _figure, "signed": _signed, "short": _short}
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def _count(number: int) -> str:
@@ -170,7 +171,7 @@ def _clipped(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:23]}…"
 
 
-def _axes(width: float, height: float, title: str) -> Axes:
+def new_axes(width: float, height: float, title: str) -> Axes:
     """Empty axes of a figure of their own; no pyplot, so no global state and no backend chosen."""
     axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
     axes.set_title(title, pad=10)
@@ -178,7 +179,7 @@ def _axes(width: float, height: float, title: str) -> Axes:
     return axes
 
 
-def _svg(axes: Axes, title: str, description: str) -> Markup:
+def as_svg(axes: Axes, title: str, description: str) -> Markup:
     """The figure as an `<svg>` element with a text alternative and without ids that would repeat in the page."""
     written = io.StringIO()
     assert isinstance(axes.figure, Figure)
@@ -198,7 +199,7 @@ def _forest(models: Mapping[str, Any], styles: Mapping[str, Style], key: str = "
     )
     if len(rows) < 2:
         return None
-    axes = _axes(4.4, 0.7 + 0.28 * len(rows), f"{key} on test, with 95% intervals")
+    axes = new_axes(4.4, 0.7 + 0.28 * len(rows), f"{key} on test, with 95% intervals")
     for y, (metric, name) in enumerate(rows):
         style, mean = styles[name], metric["mean"]
         low, high = metric["ci95"] or (mean, mean)
@@ -213,14 +214,14 @@ def _forest(models: Mapping[str, Any], styles: Mapping[str, Style], key: str = "
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
-    return _svg(
+    return as_svg(
         axes, f"{key} per model, with 95% intervals", "; ".join(f"{n} {_figure(m['mean'])}" for m, n in rows) + "."
     )
 
 
 def _by_cutoff(metric: str, models: Mapping[str, Any], styles: Mapping[str, Style]) -> Markup | None:
     """A metric over the length of the list, a line and its interval band per model."""
-    axes = _axes(3.4, 2.5, f"{metric}@K")
+    axes = new_axes(3.4, 2.5, f"{metric}@K")
     highest = 0.0
     for name, row in models.items():
         found = [(k, row["metrics"][f"{metric}@{k}"]) for k in CUTOFFS if f"{metric}@{k}" in row["metrics"]]
@@ -241,14 +242,16 @@ def _by_cutoff(metric: str, models: Mapping[str, Any], styles: Mapping[str, Styl
     axes.set_xlabel("K, products recommended")
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_ylim(0, highest * 1.06 or 1.0)
-    return _svg(axes, f"{metric} by K", f"One line per model, from K = {CUTOFFS[0]} to {CUTOFFS[-1]}, with intervals.")
+    return as_svg(
+        axes, f"{metric} by K", f"One line per model, from K = {CUTOFFS[0]} to {CUTOFFS[-1]}, with intervals."
+    )
 
 
 def _validation(
     models: Mapping[str, Any], logs: Mapping[str, Sequence[Mapping[str, Any]]], styles: Mapping[str, Style]
 ) -> Markup | None:
     """Validation ndcg@100 per epoch while the number of epochs was chosen, the chosen one ringed."""
-    axes = _axes(4.4, 2.6, "ndcg@100 on validation, per epoch")
+    axes = new_axes(4.4, 2.6, "ndcg@100 on validation, per epoch")
     chosen_epochs = []
     for name in models:
         points = {
@@ -266,12 +269,12 @@ def _validation(
     if not chosen_epochs:
         return None
     _epoch_axis(axes)
-    return _svg(axes, "Validation ndcg@100 per epoch", f"Chosen: {', '.join(chosen_epochs)}.")
+    return as_svg(axes, "Validation ndcg@100 per epoch", f"Chosen: {', '.join(chosen_epochs)}.")
 
 
 def _loss(name: str, log: Sequence[Mapping[str, Any]], style: Style) -> Markup | None:
     """Training loss per epoch. Each model has axes of its own: their losses have no common unit."""
-    axes = _axes(2.7, 2.0, _clipped(name))
+    axes = new_axes(2.7, 2.0, _clipped(name))
     for stage, dash in (("select", "-"), ("refit", (0, (1.2, 1.2)))):
         points = [(line["epoch"], line["loss"]) for line in log if line["stage"] == stage and _finite(line.get("loss"))]
         if points:
@@ -280,7 +283,7 @@ def _loss(name: str, log: Sequence[Mapping[str, Any]], style: Style) -> Markup |
     if not axes.lines:
         return None
     _epoch_axis(axes)
-    return _svg(axes, f"Training loss of {name} per epoch", "Solid: choosing the epochs; dotted: the refit.")
+    return as_svg(axes, f"Training loss of {name} per epoch", "Solid: choosing the epochs; dotted: the refit.")
 
 
 def _finite(value: float | None) -> bool:

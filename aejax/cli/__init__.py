@@ -72,7 +72,7 @@ def check(
     """
     import numpy as np
 
-    from aejax import checking, datasets, runs
+    from aejax import checking, datasets, distributions, quality, runs
 
     common = Common(min_rating=min_rating, attributes=attributes, statuses=statuses, by=by, columns=columns)
     try:
@@ -92,9 +92,10 @@ def check(
         runs.write_json(json, found)
         console.print(f"The report is in {json}.")
     if report is not None:
-        from aejax.report import render_check  # matplotlib takes long to import
+        from aejax.check_page import render_check  # matplotlib takes long to import
 
-        runs.write_text(report, render_check(f"The data in {data}", found))
+        summary = [*quality.fact_sentences(found["facts"]), *distributions.sentences(found["distributions"])]
+        runs.write_text(report, render_check(f"The data in {data}", summary, found))
         console.print(f"The page is in {report}.")
     if reason := checking.why_not_to_fit(found):
         raise InputError(f"{data}: {reason}")

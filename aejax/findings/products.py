@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aejax.findings.finding import Draft, Finding, share, without_place
+from aejax.findings.finding import SAMPLES, Draft, Finding, share, without_place
 from aejax.interactions import Interactions
-from aejax.quality import counted, shown
+from aejax.quality import counted, masked_text, shown
 
 NAMED_IN_REMEDY = 30
 WITH_DIGITS = 0.95  # of the SKUs: then one without is of another form
@@ -55,8 +55,7 @@ def odd_products(lines: Interactions, products: pd.DataFrame) -> Draft | None:
     odd = ~has_digit if has_digit.mean() >= WITH_DIGITS else np.zeros(len(skus), dtype=bool)
     named = pc.match_substring_regex(pa.array(products["title"], pa.string()), _SUSPECT, ignore_case=True)
     suspects = products.loc[named.to_numpy(zero_copy_only=False), ["sku", "title"]]
-    suspects = suspects[[is_no_product(title) for title in suspects["title"]]]
-    position = lines.items.index(suspects["sku"])
+    position = lines.items.index(sku for sku, title in suspects.itertuples(index=False) if is_no_product(title))
     odd[position[position >= 0]] = True
     if not odd.any():
         return None
@@ -65,12 +64,12 @@ def odd_products(lines: Interactions, products: pd.DataFrame) -> Draft | None:
     found = np.flatnonzero(odd)
     found = found[np.argsort(-number_of_lines[found], kind="stable")]
     count = int(number_of_lines[found].sum())
-    labels = [
-        f"{shown(str(skus[one]))}{f' {shown(title)}' if (title := titles.get(skus[one], skus[one])) != skus[one] else ''}, "
-        f"{counted(int(number_of_lines[one]), 'line')}"
-        for one in found
-    ]
-    named = json.dumps([skus[one] for one in found[:NAMED_IN_REMEDY]], ensure_ascii=False)
+    labels = []
+    for one in found[:SAMPLES]:
+        title = titles.get(skus[one], skus[one])
+        called = "" if title == skus[one] else f" {shown(title)}"
+        labels.append(f"{shown(str(skus[one]))}{called}, {counted(int(number_of_lines[one]), 'line')}")
+    named = json.dumps([masked_text(skus[one]) for one in found[:NAMED_IN_REMEDY]], ensure_ascii=False)
     more = f" (and {len(found) - NAMED_IN_REMEDY:,} more)" if len(found) > NAMED_IN_REMEDY else ""
     sentence = (
         f"{counted(len(found), 'SKU')} of {len(skus):,} look like no product: postage, a gift card, a discount, a fee "
