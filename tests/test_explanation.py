@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aejax import explanation
+from aejax.experiment.recommending import Names
 from aejax.interactions import Histories, Interactions, Vocabulary, histories_of
 from aejax.matrix import user_item_matrix
 from aejax.registry import family, make_settings
@@ -64,3 +65,18 @@ def test_what_products_add_is_the_score_of_a_linear_model(planted, side):
 def test_nothing_speaks_for_what_all_get_alike(planted):
     causes = explanation.explain(fitted("popularity", planted), asked(planted), np.array([[T, 4], [T, 6]]))
     assert (causes.items == len(planted.items)).all() and not causes.shares.any()
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([0.335, 0.335, 0.33], "a 34%; b 33%; d 33%"),  # each rounded by itself would make 101%
+        ([0.6, 0.4, 0.0], "a 60%; b 40%"),
+        ([0.0, 0.0, 0.0], ""),
+    ],
+)
+def test_shares_are_told_as_at_most_all(shares, said):
+    titles = np.array(list("abd"), dtype=object)
+    names = Names(titles, titles, {}, titles, escape=False)
+    causes = explanation.Causes(np.array([[[0, 1, 2]]]), np.array([[shares]], dtype=np.float32))
+    assert names.why(causes).tolist() == [[said]]

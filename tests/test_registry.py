@@ -8,15 +8,17 @@ import sys
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax import registry, runs
+from aejax import explanation, registry, runs
 from aejax.errors import InputError
 from aejax.interactions import Features, Interactions, Vocabulary, histories_of
+from aejax.models.blend import Blend
 
 # Sizes that make a network small; a model takes those that it has.
-SMALL = {"epochs": 1, "batch_size": 4, "hidden": (8,), "hidden_dim": 8, "latent_dim": 4}
+SMALL = {"epochs": 1, "batch_size": 4, "hidden": (8,), "hidden_dim": 8, "latent_dim": 4, "neighbours": 3}
 USERS, ITEMS = 9, 7
 
 
@@ -90,6 +92,54 @@ def test_the_stored_state_scores_the_same(fitted, tmp_path):
     histories = histories_of(purchases(), np.arange(USERS))
     expected = model.scores(model.encode(histories))
     np.testing.assert_array_equal(restored.scores(restored.encode(histories)), expected)
+
+
+# What goes with a product, and why one is recommended
+
+# Their scores of what a customer has not bought are everyone's.
+ALIKE = {
+    *("popularity", "popularity-recent", "popularity-category", "popularity-segment"),
+    *("own-frequency", "own-recency", "last-basket"),
+}
+
+
+def check_similar(model, *, alike: bool):
+    lines = purchases()
+    titles = pd.Series([f"Title {sku}" for sku in lines.items.ids], lines.items.ids)
+    if alike:
+        with pytest.raises(InputError, match="scores every customer alike"):
+            explanation.similar(model, lines, "i2", titles, top=3)
+        return
+    found = explanation.similar(model, lines, "i2", titles, top=3)
+    assert found["title"].tolist() == [f"Title {sku}" for sku in found["sku"]] and "i2" not in set(found["sku"])
+    assert np.isfinite(found["score"]).all() and found["score"].is_monotonic_decreasing
+
+
+def check_explained(model, *, by_nothing: bool):
+    lines = purchases()
+    histories = histories_of(lines, np.array([1, 4, 5]), np.full(3, lines.at.max()))
+    lists = np.argsort(-np.asarray(model.scores(model.encode(histories))), axis=1, kind="stable")[:, :4]
+    lists[1, 3] = ITEMS  # a short list
+    causes = explanation.explain(model, histories, lists)
+    told = causes.items < ITEMS
+    assert np.isfinite(causes.shares).all() and ((causes.shares > 0) == told).all()
+    assert causes.shares.sum(axis=2).max() <= 1 + 1e-6 and not told[1, 3].any()
+    bought = np.zeros((3, ITEMS + 1), dtype=bool)
+    bought[histories.lines.user, histories.lines.item] = True
+    assert bought[np.arange(3)[:, None, None], causes.items][told].all()
+    assert told.any() != by_nothing
+
+
+def test_similar_products_and_causes_of_every_model(fitted):
+    name, model = fitted
+    check_similar(model, alike=name in ALIKE)
+    check_explained(model, by_nothing=name.startswith("popularity"))
+
+
+def test_similar_products_and_causes_of_a_blend():
+    blend = Blend([fit(name) for name in ("ease", "last-basket", "tifuknn")], [0.5, 0.2, 0.3], [0, 1, 2])
+    check_similar(blend, alike=False)
+    check_explained(blend, by_nothing=False)
 
 
 # Names and settings

@@ -97,7 +97,9 @@ class Names:
     def why(self, causes: Causes | None) -> np.ndarray:
         """Causes `[n, K, C]` -> texts `[n, K]` such as `Blue mug 60%; Red mug 40%`, empty where there is none."""
         assert causes is not None
-        shares = np.rint(100 * causes.shares).astype(int)
+        # Together they are rounded once, so that no sum is above 100.
+        whole = np.rint(100 * np.cumsum(causes.shares, axis=-1)).astype(int)
+        shares = np.diff(whole, prepend=0, axis=-1)
         titled = np.append(self.plain_titles, "")[causes.items]
         texts = np.empty(shares.shape[:-1], dtype=object)
         for place in np.ndindex(texts.shape):
