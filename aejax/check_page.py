@@ -7,11 +7,12 @@ from typing import Any
 
 import matplotlib.style
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from aejax.report import PALETTE, PLOT_STYLE, as_svg, new_axes, template
 
 LONGEST_NAME = 30
+COUNTS = FuncFormatter(lambda value, _: f"{value:,.0f}")  # no powers of ten, no offset
 
 
 def render_check(title: str, summary: Sequence[str], checked: Mapping[str, Any]) -> str:
@@ -45,11 +46,12 @@ def render_check(title: str, summary: Sequence[str], checked: Mapping[str, Any])
 def _months(orders: Mapping[str, int] | None) -> Markup | None:
     if not orders:
         return None
-    axes = new_axes(5.2, 2.6, "Orders per month")
+    axes = new_axes(3.8, 2.6, "Orders per month")
     axes.bar(range(len(orders)), list(orders.values()), color=PALETTE[0], width=0.8)
-    step = max(1, -(-len(orders) // 7))
+    step = max(1, -(-len(orders) // 4))
     axes.set_xticks(range(0, len(orders), step), list(orders)[::step])
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(COUNTS)
     axes.grid(axis="x", visible=False)
     low, high = min(orders.values()), max(orders.values())
     return as_svg(axes, "Orders per month", f"{len(orders)} months, from {low:,} to {high:,} orders.")
@@ -57,13 +59,15 @@ def _months(orders: Mapping[str, int] | None) -> Markup | None:
 
 def _bands(title: str, unit: str, histogram: Mapping[str, int]) -> Markup:
     """Bars of bands 1, 2-3, 4-7, ..., on a logarithmic scale where they are far apart."""
-    axes = new_axes(3.6, 2.6, title)
+    axes = new_axes(3.8, 2.6, title)
     counts = list(histogram.values())
     axes.bar(range(len(counts)), counts, color=PALETTE[0], width=0.86)
-    step = max(1, -(-len(counts) // 6))
+    step = max(1, -(-len(counts) // 5))
     axes.set_xticks(range(0, len(counts), step), [f"{int(start):,}" for start in histogram][::step])
     if max(counts) > 1000 * min(count for count in counts if count):
         axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(COUNTS)
     axes.set_xlabel("from ... up to the next (twice as many)")
     axes.set_ylabel(unit)
     axes.grid(axis="x", visible=False)
@@ -81,7 +85,8 @@ def _categories(column: str, found: Mapping[str, Mapping[str, int]]) -> Markup:
         axes.annotate(
             f" {one['products']:,} products", (one["purchases"], place), va="center", color="#55606c", fontsize=8
         )
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.xaxis.set_major_formatter(COUNTS)
     axes.margins(x=0.3)
     axes.set_xlim(left=0)
     axes.set_xlabel("purchases")

@@ -17,7 +17,7 @@ from aejax.interactions import Interactions
 from aejax.quality import counted, masked_text, shown
 
 NAMED_IN_REMEDY = 30
-WITH_DIGITS = 0.95  # of the SKUs: then one without is of another form
+WITH_DIGITS = 0.9  # of the SKUs: then one without is of another form
 
 # Titles of what is no product, in English, German, French, Italian and Spanish: the whole title, its end, its start.
 # Whole words only, without amounts: "FRENCH CARRIAGE LANTERN" and "Pregnancy Test Kits" are products.
@@ -44,7 +44,7 @@ _AMOUNTS = re.compile(r"[\d.,%$€£()+/-]+(?=\s|$)|(?<!\S)[\d.,%$€£()+/-]+|\
 
 
 def odd_products(lines: Interactions, products: pd.DataFrame) -> Draft | None:
-    """SKUs that are no products: their title says so, or they hold no digit where 95% of the SKUs do.
+    """SKUs that are no products: their title says so, or they hold no digit where 90% of the SKUs do.
 
     Args:
       lines: order lines.
