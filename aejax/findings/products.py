@@ -69,7 +69,7 @@ def odd_products(lines: Interactions, products: pd.DataFrame) -> Draft | None:
         title = titles.get(skus[one], skus[one])
         called = "" if title == skus[one] else f" {shown(title)}"
         labels.append(f"{shown(str(skus[one]))}{called}, {counted(int(number_of_lines[one]), 'line')}")
-    named = json.dumps([masked_text(skus[one]) for one in found[:NAMED_IN_REMEDY]], ensure_ascii=False)
+    named = json.dumps([masked_text(str(skus[one])) for one in found[:NAMED_IN_REMEDY]], ensure_ascii=False)
     more = f" (and {len(found) - NAMED_IN_REMEDY:,} more)" if len(found) > NAMED_IN_REMEDY else ""
     sentence = (
         f"{counted(len(found), 'SKU')} of {len(skus):,} look like no product: postage, a gift card, a discount, a fee "
