@@ -46,8 +46,7 @@ class AE(nnx.Module):
     def __init__(self, items: int, rngs: nnx.Rngs, *, hidden: tuple[int, ...]):
         self.items = items
         sizes = (items, *hidden, *hidden[-2::-1], items)
-        begin = jax.nn.initializers.glorot_uniform()
-        self.layers = nnx.List([Linear(i, o, kernel_init=begin, rngs=rngs) for i, o in pairwise(sizes)])
+        self.layers = nnx.List([Linear(i, o, rngs=rngs) for i, o in pairwise(sizes)])
 
     def __call__(self, batch: Batch) -> jax.Array:
         """A batch of B users -> logits `[B, I]`."""
