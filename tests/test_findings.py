@@ -43,7 +43,7 @@ def test_each_oddity_is_found_where_it_stands(tmp_path):
             ("y2", "001", "2025-05-02", "002", 1),
             ("y3", "002", "2024-05-02", "003", 1),
             ("y3", "002", "2024-05-02", "003", 1),
-            ("y4", "002", "2024-05-03", "004", -3),
+            ("y4", "002", "2024-05-03", "015", -3),
             ("y5", "002", "2024-05-03", "POST", 1),
             *later,
         ],
@@ -58,6 +58,7 @@ def test_each_oddity_is_found_where_it_stands(tmp_path):
         "quantities": "orders.csv:482",
         "resellers": "customer",
         "dates": "orders.csv:483",
+        "volume": "2024-06:",  # up to the date in the future
     }
     assert '"new": 400 pieces in 20 lines' in found["resellers"].samples[0]
     assert found["quantities"].rows == 1 and "74,215" in found["quantities"].sentence
