@@ -285,6 +285,7 @@ def test_a_full_disk(command, place, tmp_path, capsys):
     assert not list(tmp_path.glob(".*.partial"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's threads
 def test_a_disk_that_is_full_at_any_file_of_a_fit(place, tmp_path, capfd, monkeypatch):
     """What is kept of it is resumed where there is room; Orbax and JAX say nothing of their own."""
     monkeypatch.setattr("aejax.experiment.fitting.SAVE_EVERY_S", 0.0)

@@ -397,7 +397,8 @@ def test_only_the_customers_of_a_file(fitted, tmp_path, capsys):
     capsys.readouterr()
     for name, content, says in (
         ("d.csv", "customer_id\n001,x\n", "d.csv:2"),
-        ("e.csv", "003\n001\n", 'no column "customer_id"'),
+        ("e.csv", "003\n001\n", "the first line holds a number"),
+        ("g.csv", "name\n003\n", 'no column "customer_id"'),
         ("f.csv", "", "f.csv is empty"),
     ):
         (tmp_path / name).write_text(content)

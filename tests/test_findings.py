@@ -107,6 +107,7 @@ def test_a_shop_too_small_for_the_default_is_told_what_helps(tmp_path):
 
 def test_data_that_nothing_can_be_held_out_of_exit_with_1_and_their_report(tmp_path, capsys):
     (tmp_path / "orders.csv").write_text("customer_id,lineitem_sku,lineitem_quantity\na,x,1\nb,y,1\n")
+    (tmp_path / "customers.csv").write_text("customer_id\na\nb\n")
     (tmp_path / "products.csv").write_text("sku\nx\ny\n")
     assert run("check", tmp_path, "--json", tmp_path / "check.json") == 1
     assert "no protocol can hold anything out" in capsys.readouterr().err

@@ -264,6 +264,7 @@ def archive(entries: dict[str, bytes], mode: int = 0) -> bytes:
         ("orders.csv.gz", b"no archive", "damaged"),
         ("orders.parquet", b"PAR1 no table PAR1", "cannot be read as a table"),
     ],
+    ids=[f"{number}" for number in range(9)],  # of what is packed they would tell the time
 )
 def test_archives_that_are_damaged_or_lead_elsewhere_are_refused(shop, name, content, says):
     (shop / "orders.csv").unlink()

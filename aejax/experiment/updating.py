@@ -172,6 +172,7 @@ def update(
     repeat = old.prepared.split_config.repeat
     try:
         prepared = prepare_dataset(merged, given, SplitConfig("time", cut=str(cut), repeat=repeat))
+        _ = prepared.split
     except InputError as problem:
         raise InputError(
             f"after {changes.before} there are too few orders to compare the new run with the old one: {problem}"

@@ -5,50 +5,21 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pandera
 import pyarrow as pa
-from pandera.errors import SchemaErrors
 
 from aejax.errors import InputError
 from aejax.quality import shown
 from aejax.tables.text import Coded, TextFile, physical_lines, place
 
-LARGEST_QUANTITY = 1_000_000
+if TYPE_CHECKING:
+    from pandera.pandas import DataFrameSchema
+
 _COMMA_NUMBER = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"
 _OTHER_DATE = r"^(?P<first>\d{1,2})(?P<mark>[./-])(?P<second>\d{1,2})(?P=mark)(?P<year>\d{4}|\d{2})(?:$|\D)"
-_LATEST_UNIX = 7_258_118_400  # 2200-01-01: above it a timestamp is in milliseconds
-
-QUANTITIES = pandera.DataFrameSchema(
-    {
-        "number": pandera.Column(
-            float,
-            [
-                pandera.Check(lambda number: number == number.round(), name="whole"),
-                pandera.Check.in_range(-LARGEST_QUANTITY, LARGEST_QUANTITY),
-            ],
-        )
-    },
-    description=f"a whole number from -{LARGEST_QUANTITY:,} to {LARGEST_QUANTITY:,} without separators, such as 2",
-)
-MOMENTS = pandera.DataFrameSchema(
-    {"written": pandera.Column(bool, pandera.Check(lambda written: written)), "at": pandera.Column(None)},
-    description="an ISO date such as 2024-05-01, 2024-05-01T09:58:12 or 2024-05-01 09:58:12 +0200",
-)
-RATINGS = pandera.DataFrameSchema(
-    {"number": pandera.Column(float, pandera.Check(np.isfinite, name="finite"))}, description="a number such as 4.5"
-)
-UNIX_SECONDS = pandera.DataFrameSchema(
-    {"number": pandera.Column(float, pandera.Check.in_range(-_LATEST_UNIX, _LATEST_UNIX))},
-    description="Unix seconds such as 1714557492 (milliseconds are to be divided by 1000)",
-)
-PRICES = pandera.DataFrameSchema(
-    {"number": pandera.Column(float, pandera.Check(np.isfinite, name="finite"))},
-    description="a number without currency, such as 4.50",
-)
-IDS = pandera.DataFrameSchema({"id": pandera.Column(None, unique=True)})
 
 
 def quantities(file: TextFile, name: str, column: Coded) -> np.ndarray:
@@ -57,7 +28,9 @@ def quantities(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a whole number, or above a million.
     """
-    number = _checked(file, name, column, QUANTITIES, _numbers)["number"].to_numpy()
+    from aejax.tables import schemas
+
+    number = _checked(file, name, column, schemas.QUANTITIES, _numbers)["number"].to_numpy()
     return number.astype(np.int32)[column.codes]
 
 
@@ -68,14 +41,16 @@ def moments(file: TextFile, name: str, column: Coded) -> tuple[np.ndarray, list[
     Raises:
       InputError: one is no date, or the dates may be read with the day first or the month first.
     """
+    from aejax.tables import schemas
+
     form, told = file.date_format, []
     if form is None and (style := _style(column.values.to_pandas().astype("str"))) is not None:
         form = _form_of(file, name, style)
         told = [f"{name} of {file.path.name} was read as {_written(form)}"]
     if form is None:
-        at = _checked(file, name, column, MOMENTS, _dates, blank_allowed=True)["at"]
+        at = _checked(file, name, column, schemas.MOMENTS, _dates, blank_allowed=True)["at"]
     else:
-        schema = pandera.DataFrameSchema(dict(MOMENTS.columns), description=f"a date written {_written(form)}")
+        schema = schemas.dates_written(_written(form))
         at = _checked(file, name, column, schema, lambda text: _formatted(text, form), blank_allowed=True)["at"]
     return at.to_numpy().astype("datetime64[s]")[column.codes], told
 
@@ -217,7 +192,9 @@ def ratings(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number.
     """
-    return _checked(file, name, column, RATINGS, _numbers)["number"].to_numpy()[column.codes]
+    from aejax.tables import schemas
+
+    return _checked(file, name, column, schemas.RATINGS, _numbers)["number"].to_numpy()[column.codes]
 
 
 def prices(file: TextFile, name: str, column: Coded) -> np.ndarray:
@@ -226,7 +203,9 @@ def prices(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number.
     """
-    number = _checked(file, name, column, PRICES, _numbers, blank_allowed=True)["number"].to_numpy()
+    from aejax.tables import schemas
+
+    number = _checked(file, name, column, schemas.PRICES, _numbers, blank_allowed=True)["number"].to_numpy()
     return number.astype(np.float32)[column.codes]
 
 
@@ -236,7 +215,9 @@ def unix_moments(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number, or beyond the year 2200.
     """
-    number = _checked(file, name, column, UNIX_SECONDS, _numbers)["number"].to_numpy()
+    from aejax.tables import schemas
+
+    number = _checked(file, name, column, schemas.UNIX_SECONDS, _numbers)["number"].to_numpy()
     return number.astype(np.int64).astype("datetime64[s]")[column.codes]
 
 
@@ -252,9 +233,13 @@ def check_unique(file: TextFile, name: str, ids: pd.Series, rows: np.ndarray) ->
     Raises:
       InputError: one does; names it and both its lines.
     """
+    from pandera import errors
+
+    from aejax.tables import schemas
+
     try:
-        IDS.validate(pd.DataFrame({"id": ids.to_numpy()}), lazy=True)
-    except SchemaErrors as problem:
+        schemas.IDS.validate(pd.DataFrame({"id": ids.to_numpy()}), lazy=True)
+    except errors.SchemaErrors as problem:
         first = int(problem.failure_cases["index"].min())
         second = int(np.flatnonzero((ids == ids.iloc[first]).to_numpy())[1])
         line, again = physical_lines(file, [rows[first], rows[second]])
@@ -267,7 +252,7 @@ def _checked(
     file: TextFile,
     name: str,
     column: Coded,
-    schema: pandera.DataFrameSchema,
+    schema: DataFrameSchema,
     parse: Callable[[pd.Series], pd.DataFrame],
     blank_allowed: bool = False,
 ) -> pd.DataFrame:
@@ -275,9 +260,11 @@ def _checked(
     distinct = column.values.to_pandas().astype("str")
     parsed = parse(distinct)
     present = parsed.loc[distinct != ""] if blank_allowed else parsed
+    from pandera import errors
+
     try:
         schema.validate(present, lazy=True)
-    except SchemaErrors as problem:
+    except errors.SchemaErrors as problem:
         bad = problem.failure_cases["index"].to_numpy().astype(int)
         row = int(np.flatnonzero(np.isin(column.codes, bad))[0])
         found = shown(column.text(row)) if column.text(row) else "blank"
