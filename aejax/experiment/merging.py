@@ -161,12 +161,11 @@ def _orders(old: np.ndarray, new: np.ndarray, line: np.ndarray) -> np.ndarray:
       new: `[M]`, of the new data alone.
       line: `[N + M]`, equal for a line that is in both.
     """
-    same = pd.Series(old).set_axis(line[: len(old)])
-    found = same[~same.index.duplicated()].reindex(line[len(old) :]).to_numpy()
-    is_found = ~np.isnan(found)
+    place = pd.Index(line[: len(old)]).get_indexer(pd.Index(line[len(old) :]))  # no two lines are equal on one side
+    is_found = place >= 0
     number, _ = pd.factorize(new)
     order_of = np.full(int(number.max(initial=-1)) + 1, -1, dtype=np.int64)
-    order_of[number[is_found]] = found[is_found]
+    order_of[number[is_found]] = old[place[is_found]]
     own = order_of[number]
     return np.concatenate([old, np.where(own < 0, old.max(initial=-1) + 1 + number, own)]).astype(np.int32)
 
