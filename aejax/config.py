@@ -151,7 +151,8 @@ class Production:
 
     Attributes:
       evaluated: what the figures of its metrics.json are of, in words or as the path of a run.
-      epochs: network -> how many, as validation chose; for a network alone its name is empty.
+      epochs: network -> how many, as validation chose, those of the runs that it was warm-started from added; for a
+        network alone its name is empty.
     """
 
     evaluated: str

@@ -6,7 +6,6 @@ Legend: n customers, I products, K the length of a list.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -31,7 +30,7 @@ from aejax.interactions import (
 from aejax.lists import Lists, taken_from_short
 from aejax.matrix import history_matrix
 from aejax.models import Model, unknown_customers
-from aejax.moments import moment_of
+from aejax.moments import end_of
 from aejax.rules import ListRules
 from aejax.selection import best_items, start_best_items
 
@@ -99,23 +98,13 @@ def _moment_on(lines: Interactions, on: str) -> tuple[np.datetime64, np.datetime
         )
     first, last = lines.at.min(), lines.at.max()
     try:
-        moment = np.datetime64(moment_of(on), "s")
+        end = np.datetime64(end_of(on), "s")
     except ValueError:
         raise InputError(f'--on is "{on}"; expected a date such as {last.astype("datetime64[D]")}') from None
-    day = moment.astype("datetime64[D]")
-    end = moment if _has_time(on) else (day + np.timedelta64(1, "D")).astype("datetime64[s]") - np.timedelta64(1, "s")
-    if end < first or day > last.astype("datetime64[D]"):
+    if end < first or end.astype("datetime64[D]") > last.astype("datetime64[D]"):
         place = "before the first" if end < first else "after the last"
         raise InputError(f"--on {on} is {place} order of this run, whose orders are of {first} to {last}")
     return end, min(end, last)
-
-
-def _has_time(text: str) -> bool:
-    try:
-        datetime.date.fromisoformat(text)
-    except ValueError:
-        return True
-    return False
 
 
 def recommend(

@@ -78,3 +78,35 @@ def test_a_run_is_whole_when_forgetting_fails(shop, tmp_path, monkeypatch, capsy
 def test_ids_in_stored_warnings_are_masked():
     said = '2 customers of orders.csv not in customers.csv: "004", "005"; kept, without attributes'
     assert forgetting._masked(said, {"004"}) == said.replace("004", "...")
+
+
+def test_no_file_of_the_run_names_them(tmp_path):
+    """Ids that nothing else holds: of one whom only orders name, and of one with more than messages show."""
+    folder = write_shop(tmp_path / "shop")
+    long = "forgetme" + "7" * 60
+    renamed = {"000": "forgetme-0", "002": long}
+    for name in ("orders.csv", "customers.csv"):
+        table = pd.read_csv(folder / name, dtype=str)
+        table["customer_id"] = table["customer_id"].replace(renamed)
+        if name == "customers.csv":
+            table = table[~table["customer_id"].isin(renamed.values())]
+        table.to_csv(folder / name, index=False)
+    one = tmp_path / "one"
+    assert run("fit", folder, "--model", "userknn", "--run", one) == 0
+    assert run("recommend", one) == 0
+
+    def naming():
+        found = set()
+        for path in one.rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                if path.suffix == ".parquet":
+                    content += pd.read_parquet(path).astype(str).to_csv().encode()
+                if b"forgetme" in content:
+                    found.add(str(path.relative_to(one)))
+        return found
+
+    assert {"data/quality.json", "recommendations.csv"} <= naming()
+    (tmp_path / "gone.txt").write_text("\n".join(renamed.values()))
+    assert run("forget", one, "--customers", tmp_path / "gone.txt") == 0
+    assert not naming()

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aejax import hindsight
+from aejax import hindsight, runs
 from aejax.config import DataConfig
+from aejax.errors import InputError
 from aejax.experiment import judging
 from tests.shops import ORDER_COLUMNS, run
 
@@ -81,6 +82,7 @@ def test_the_manifest_says_when_and_who_was_left_out_by_chance(shop, tmp_path):
     file = listed(tmp_path / "lists.csv")
     listed(tmp_path / "lists.holdout.csv", [("dot", 1, "a"), ("eve", 1, "a")])
     manifest = {
+        "file": {"sha256": runs.sha256(file)},
         "request": {"as_of": "2024-01-31T00:00:00", "repeat": "exclude"},
         "holdout": {"file": "lists.holdout.csv", "share": 0.4},
     }
@@ -92,6 +94,28 @@ def test_the_manifest_says_when_and_who_was_left_out_by_chance(shop, tmp_path):
     assert control["orders"]["treated"]["mean"] == 1.0  # ann has two and bob one
     assert control["revenue"]["treated"]["mean"] == pytest.approx((10.0 + 8.0 + 1.5) / 3)
     assert control["revenue"]["difference"]["mean"] == pytest.approx(19.5 / 3 - 0.5)
+
+
+def test_the_account_of_another_file_is_not_believed(shop, tmp_path):
+    """As a recommend leaves it that was killed between the file and its account."""
+    file = listed(tmp_path / "lists.csv")
+    manifest = {
+        "file": {"sha256": "0" * 64},
+        "request": {"as_of": "2024-02-03T00:00:00", "repeat": "exclude"},
+        "holdout": {"file": "lists.holdout.csv", "share": 0.4},
+    }
+    (tmp_path / "lists.csv.manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"account of another lists\.csv.*--after"):
+        judging.hindsight(file, DataConfig(str(shop)))
+    result = judging.hindsight(file, DataConfig(str(shop)), after="2024-01-31")
+    assert result["cuts"]["2"]["bought"] == 3 and "control" not in result and "not used" in result["notes"][0]
+
+
+def test_a_product_twice_in_a_list_is_bought_once_and_strangers_are_said(shop, tmp_path):
+    rows = [("ann", 1, "c"), ("ann", 2, "c"), ("zoe", 1, "a")]
+    result = judging.hindsight(listed(tmp_path / "lists.csv", rows), DataConfig(str(shop)), after="2024-01-31")
+    assert (result["rows"], result["cuts"]["1"]["bought"], result["cuts"]["1"]["rows"]) == (2, 1, 2)
+    assert result["notes"] == [f"1 customer of lists.csv not in {shop}: they count as having bought nothing"]
 
 
 def test_wide_files_and_escaped_cells_are_read(shop, tmp_path):

@@ -80,6 +80,36 @@ def test_old_and_new_data_together_are_the_whole_whether_they_overlap_or_not(who
     assert changes.orders == len(np.unique(all_of_it.interactions.order)) - len(np.unique(old.interactions.order))
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_second_order_of_a_day_and_a_return_are_new_where_dates_have_no_clock(tmp_path, again):
+    """The first export was made at noon; later that day a product is bought once more, and another is sent back."""
+    columns = ["order_id", "customer_id", "created_at", "lineitem_sku", "lineitem_quantity"]
+    noon = [
+        ("o1", "ann", "2024-01-02", "a", 1),
+        ("o1", "ann", "2024-01-02", "b", 1),
+        ("o2", "bob", "2024-01-02", "a", 1),
+    ]
+    night = [
+        ("o3", "ann", "2024-01-02", "a", 5),
+        ("o4", "ann", "2024-01-02", "b", -1),
+        ("o5", "bob", "2024-01-09", "b", 1),
+    ]
+    read = {}
+    for name, lines in {"old": noon, "new": [*noon, *night] if again else night, "all": [*noon, *night]}.items():
+        (tmp_path / name).mkdir()
+        pd.DataFrame(lines, columns=columns).to_csv(tmp_path / name / "orders.csv", index=False)
+        pd.DataFrame({"customer_id": ["ann", "bob"]}).to_csv(tmp_path / name / "customers.csv", index=False)
+        pd.DataFrame({"sku": ["a", "b"]}).to_csv(tmp_path / name / "products.csv", index=False)
+        read[name] = datasets.read(tmp_path / name)
+    merged, changes = merge(read["old"], read["new"], read["old"].interactions.items)
+    if again:
+        assert sorted_lines(merged) == sorted_lines(read["all"])
+        assert (changes.repeated, changes.lines, changes.orders) == (3, 3, 3)
+    else:  # nothing tells o3 from o1, which is the shorter side's one purchase
+        assert (changes.repeated, changes.lines, changes.orders) == (1, 2, 2)
+    assert len(np.unique(merged.interactions.order)) == changes.orders + 2
+
+
 def test_cells_of_the_newer_tables_count_where_they_are_not_blank(whole, earlier, tmp_path):
     old = datasets.read(earlier)
     old = dataclasses.replace(old, products=old.products.assign(colour="red", brand="x"))
@@ -173,6 +203,16 @@ def test_a_worse_run_is_written_only_if_it_is_forced(ease, whole, tmp_path, monk
     assert run("update", ease, whole, "--run", tmp_path / "next", "--force") == 0
     figures = json.loads((tmp_path / "next" / "metrics.json").read_text())
     assert str(ease) in figures["update"]["worse"]
+
+
+def test_a_refit_of_an_updated_network_trains_as_long_as_its_parameters_did(earlier, whole, tmp_path):
+    assert run("fit", earlier, "--model", "ae", "--min-customers", 5, "--run", tmp_path / "one", *NETWORK) == 0
+    of_first = experiment.production.epochs_of_run(experiment.load_run(tmp_path / "one"), tmp_path / "one")
+    assert run("update", tmp_path / "one", whole, "--run", tmp_path / "two", "--force") == 0
+    of_update = experiment.production.chosen_epochs(runs.read_log(tmp_path / "two" / "log.jsonl"))
+    updated = experiment.load_run(tmp_path / "two").config.production
+    assert updated is not None and min(of_first[""], of_update[""]) >= 1
+    assert updated.epochs == {"": of_first[""] + of_update[""]}
 
 
 def test_a_network_starts_where_the_old_one_ended(earlier, whole, tmp_path):

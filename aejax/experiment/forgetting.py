@@ -17,7 +17,7 @@ from aejax.experiment.preparing import prepare_dataset
 from aejax.interactions import Dataset, Interactions, Pinned, reindex
 from aejax.models import Model, RemovesCustomers
 from aejax.models.blend import Blend
-from aejax.quality import counted
+from aejax.quality import counted, shown
 
 
 def forget(run: Path, customers: Sequence[str], say: Callable[[str], None] = lambda sentence: None) -> int:
@@ -85,9 +85,10 @@ def without(run: Run, gone: set[str]) -> Dataset:
 
 
 def _masked(sentence: str, gone: set[str]) -> str:
-    """A warning without the ids of these customers, which stand in it in quotes."""
-    parts = sentence.split('"')
-    return '"'.join("..." if number % 2 and part in gone else part for number, part in enumerate(parts))
+    """A warning without the ids of these customers, which stand in it as `shown` shows them, long ones shortened."""
+    for name in map(shown, gone):
+        sentence = sentence.replace(name, '"..."')
+    return sentence
 
 
 def _without(name: str, model: Model, settings: Any, learned: Interactions, gone: set[str]) -> Model:

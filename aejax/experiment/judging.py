@@ -13,11 +13,12 @@ import pandas as pd
 from aejax import datasets, runs
 from aejax.config import DataConfig
 from aejax.errors import InputError, nearest
+from aejax.experiment.reading import unescaped
 from aejax.hindsight import CUTS, activity_of, amounts_of, group_figures, hit_figures, popular_lists, purchases_of
+from aejax.interactions import Vocabulary
 from aejax.moments import end_of
 from aejax.quality import counted
 
-_ESCAPED = re.compile(r"'+[=+\-@\t\r]")
 _PLACE = re.compile(r"sku_(\d+)")
 LEAST_OF_SEGMENT = 2
 
@@ -41,6 +42,14 @@ def hindsight(file: Path, data: DataConfig, *, after: str | None = None, segment
     lists = read_lists(file)
     path = file.with_name(f"{file.name}.manifest.json")
     manifest: Mapping[str, Any] = runs.read_json(path) if path.exists() else {}
+    # A recommend that was killed between its files leaves the account of an earlier one.
+    is_of_another = bool(manifest) and manifest["file"]["sha256"] != runs.sha256(file)
+    if is_of_another and after is None:
+        raise InputError(
+            f"{path} is the account of another {file.name}, which was changed or written anew since; give --after "
+            "DATE, the day of the recommendations"
+        )
+    manifest = {} if is_of_another else manifest
     asked = manifest.get("request", {})
     moment = _moment(after, asked.get("as_of"), path)
     dataset = datasets.read_as(data)
@@ -54,12 +63,14 @@ def hindsight(file: Path, data: DataConfig, *, after: str | None = None, segment
         )
     lists = _as_known(lists, {"sku": dataset.products["sku"], "customer_id": dataset.customers["customer_id"]})
     purchases, customers, notes = purchases_of(later), list(dict.fromkeys(lists["customer_id"])), []
+    if is_of_another:
+        notes.append(f"{path.name} is the account of another {file.name}: not used, nor the control group it names")
     strangers = len(set(customers) - set(dataset.customers["customer_id"]))
     if strangers == len(customers):
         raise InputError(f"no customer of {file} is one of {data.path}; are they of the same shop?")
     if strangers:
         notes.append(
-            f"{counted(strangers, 'customer')} of {file.name} not in {data}: they count as having bought nothing"
+            f"{counted(strangers, 'customer')} of {file.name} not in {data.path}: they count as having bought nothing"
         )
     popular = None
     if len(before):
@@ -132,12 +143,11 @@ def read_lists(path: Path) -> pd.DataFrame:
 
 
 def _as_known(frame: Any, known: Mapping[str, Any]) -> pd.DataFrame:
-    """Ids as they are in the data: without the apostrophe that keeps a spreadsheet from taking one for a formula."""
-    cells: dict[str, Any] = {}
-    for name, ids in known.items():
-        there = set(ids)
-        cells[name] = [one[1:] if one not in there and _ESCAPED.match(one) else one for one in frame[name]]
-    return frame.assign(**cells)
+    """Ids as they are in the data: without the apostrophe that keeps a spreadsheet from taking one for a formula. What
+    stands twice in a list counts once.
+    """
+    plain = frame.assign(**{name: unescaped(frame[name], Vocabulary.of(ids)) for name, ids in known.items()})
+    return plain.drop_duplicates(["customer_id", "sku"], ignore_index=True)
 
 
 def _moment(after: str | None, stored: str | None, manifest: Path) -> np.datetime64:

@@ -56,8 +56,9 @@ class Changes:
 
 
 def merge(old: Dataset, new: Dataset, items: Vocabulary) -> tuple[Dataset, Changes]:
-    """Both data sets as one. A line of one customer, product and moment is one line, as the old data have it; of
-    customers and products the new tables count, where their cells are not blank.
+    """Both data sets as one. Of a customer's purchases of a product at one moment, and of the returns, so many are in
+    both as the shorter side has, and stay as the old data have them: where dates have no clock part, a second order of
+    the day is new. Of customers and products the new tables count, where their cells are not blank.
 
     Args:
       old: of a run.
@@ -106,9 +107,10 @@ def _merge_lines(old: Interactions, new: Interactions) -> tuple[Interactions, Ch
     moment, _ = pd.factorize(at.astype(np.int64))
     when = user.astype(np.int64) * (moment.max() + 1) + moment
     visit, _ = pd.factorize(when)  # of a customer at a moment
-    key = visit.astype(np.int64) * len(items) + item
-    is_new = np.arange(len(key)) >= len(old)
-    repeated = is_new & np.isin(key, key[: len(old)])
+    quantity = column((old.quantity, new.quantity))
+    is_new = np.arange(len(user)) >= len(old)
+    line = _numbered((visit.astype(np.int64) * len(items) + item) * 2 + (quantity < 0), is_new)
+    repeated = is_new & np.isin(line, line[: len(old)])
     added = is_new & ~repeated
     later = added & (at > old.at.max())
     if not later.any():
@@ -118,13 +120,13 @@ def _merge_lines(old: Interactions, new: Interactions) -> tuple[Interactions, Ch
         )
     order = None
     if old.order is not None:
-        order = _orders(old.order, new.order, visit, added)
+        order = _orders(old.order, visit[len(old) :] if new.order is None else new.order, line)
     rest: dict[str, Any] = {}
     if old.price is not None or new.price is not None:
         rest["price"] = column(
             np.full(len(one), np.nan, np.float32) if one.price is None else one.price for one in (old, new)
         )
-    whole = Interactions(user, item, column((old.quantity, new.quantity)), users, items, order=order, at=at, **rest)
+    whole = Interactions(user, item, quantity, users, items, order=order, at=at, **rest)
     visits = visit if order is None else order
     before = np.zeros(int(visits.max()) + 1, dtype=bool)
     before[visits[: len(old)]] = True
@@ -141,24 +143,31 @@ def _merge_lines(old: Interactions, new: Interactions) -> tuple[Interactions, Ch
     return whole.take(~repeated), changes
 
 
-def _orders(old: np.ndarray, new: np.ndarray | None, visit: np.ndarray, added: np.ndarray) -> np.ndarray:
-    """Order numbers of all lines, `[N + M]` int32: a new line of a customer and moment that the old lines have is of
-    that order; others are of orders of their own.
+def _numbered(key: np.ndarray, is_new: np.ndarray) -> np.ndarray:
+    """Keys `[N]` of lines -> `[N]`, equal for the first line of a key in the old and in the new data, for the second
+    lines, and so on.
+    """
+    key, _ = pd.factorize(key)
+    number = pd.Series(key).groupby([key, is_new]).cumcount().to_numpy(dtype=np.int64)
+    return key * (number.max(initial=0) + 1) + number
+
+
+def _orders(old: np.ndarray, new: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """Order numbers of all lines, `[N + M]` int32: a new order of which the old data have a line is the order of that;
+    others are orders of their own.
 
     Args:
       old: `[N]`.
-      new: `[M]`; None: lines of one visit are one order.
-      visit: `[N + M]`, equal for lines of one customer and moment.
-      added: `[N + M]` bool, what is new.
+      new: `[M]`, of the new data alone.
+      line: `[N + M]`, equal for a line that is in both.
     """
-    order_of_visit = np.full(int(visit.max()) + 1, -1, dtype=np.int64)
-    order_of_visit[visit[: len(old)]] = old
-    own = order_of_visit[visit]
-    own[: len(old)] = old
-    without = np.flatnonzero(added & (own < 0))
-    numbers = visit[without] if new is None else new[without - len(old)]
-    own[without] = old.max(initial=-1) + 1 + pd.factorize(numbers)[0]
-    return own.astype(np.int32)
+    place = pd.Index(line[: len(old)]).get_indexer(pd.Index(line[len(old) :]))  # no two lines are equal on one side
+    is_found = place >= 0
+    number, _ = pd.factorize(new)
+    order_of = np.full(int(number.max(initial=-1)) + 1, -1, dtype=np.int64)
+    order_of[number[is_found]] = old[place[is_found]]
+    own = order_of[number]
+    return np.concatenate([old, np.where(own < 0, old.max(initial=-1) + 1 + number, own)]).astype(np.int32)
 
 
 def _merge_tables(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -170,7 +170,7 @@ def read_excluded(path: Path, known: Vocabulary, items: Vocabulary) -> Excluded:
     of_file: dict[str, bool] = {}
     rows, products = [], []
     for column in columns.values():
-        values = _unescaped(column.values.to_pylist(), known)
+        values = unescaped(column.values.to_pylist(), known)
         of_file |= {value: place >= 0 for value, place in zip(values, known.index(values), strict=True) if value}
         product = items.index(values)[column.codes]
         rows.append(np.flatnonzero(product >= 0))
@@ -213,8 +213,9 @@ def _unescape(value: str) -> str:
     return value[1:] if _ESCAPED.match(value) else value
 
 
-def _unescaped(values: Sequence[str], known: Vocabulary) -> list[str]:
+def unescaped(values: Iterable[str], known: Vocabulary) -> list[str]:
     """Texts as they were before `escape_cells`, where they are not known as they stand."""
+    values = list(values)
     places = known.index(values)
     return [value if place >= 0 else _unescape(value) for value, place in zip(values, places, strict=True)]
 

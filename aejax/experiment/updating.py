@@ -26,7 +26,7 @@ from aejax.experiment.fitting import evaluate_test, fit_model, metrics_json, res
 from aejax.experiment.loading import Run, load_run
 from aejax.experiment.merging import Changes, merge
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset, with_attributes
-from aejax.experiment.production import FIGURES_OF, chosen_epochs, fit_on_all, write_production
+from aejax.experiment.production import FIGURES_OF, chosen_epochs, epochs_of_run, fit_on_all, write_production
 from aejax.experiment.selecting import EpochListener, Hooks
 from aejax.interactions import Histories, Vocabulary, onto
 from aejax.models import Model
@@ -223,7 +223,10 @@ def update(
                 "worse": list(worse),
             },
         }
-        new = dataclasses.replace(resolved(config, prepared, settings), production=Production(of, epochs))
+        # A refit starts afresh, and has to go all the way that these parameters went.
+        before = epochs_of_run(old, source)
+        trained = {part: number + before.get(part, 0) for part, number in epochs.items()}
+        new = dataclasses.replace(resolved(config, prepared, settings), production=Production(of, trained))
         environment = runs.environment(merged.files)
         write_production(unfinished, new, prepared.dataset, model, hooks, figures, environment)
     return Updated(changes, figures, worse)
