@@ -180,7 +180,7 @@ def recommend(
         )
         ids.unlink()
         out.unlink()
-        out.with_name(f"{out.name}.manifest.json").unlink()
+        out.with_name(f"{out.name}.manifest.json").unlink(missing_ok=True)
     growth = 1e9 * (points[-1] - points[0]) / max(sizes[-1] - sizes[0], 1)
     print(f"memory grows by {growth:,.0f} MB per million customers")
     if growth > growth_megabytes_per_million:
