@@ -343,6 +343,11 @@ def fact_sentences(facts: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def samples(values: Sequence[str] | np.ndarray, most: int = 3) -> str:
+    """The first ones as messages show them, with dots where there are more."""
+    return ", ".join(shown(str(value)) for value in values[:most]) + (", ..." if len(values) > most else "")
+
+
 def counted(number: int, noun: str) -> str:
     """`1 row`, `2 rows`, `1,200 rows`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

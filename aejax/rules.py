@@ -42,7 +42,7 @@ import scipy.sparse as sp
 
 from aejax.errors import InputError, nearest
 from aejax.interactions import Vocabulary
-from aejax.quality import counted, shown
+from aejax.quality import counted, samples, shown
 from aejax.ranking import Caps
 from aejax.tables.text import normalised_name
 
@@ -296,8 +296,7 @@ def _has(table: pd.DataFrame, column: str, values: tuple[str, ...], place: str, 
 def _nearest(value: str, known: set[str]) -> str:
     """What may be meant, of many values, none of which may be an address."""
     proposal, _, _ = nearest(value, {shown(one)[1:-1] for one in known}).partition("Known:")
-    some = ", ".join(shown(one) for one in sorted(known)[:_SOME])
-    return f"{proposal}There are {counted(len(known), 'value')}: {some}" + (", ..." if len(known) > _SOME else "")
+    return f"{proposal}There are {counted(len(known), 'value')}: {samples(sorted(known), _SOME)}"
 
 
 def _published(products: pd.DataFrame) -> np.ndarray:

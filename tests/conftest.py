@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import scipy.sparse as sp
 from hypothesis import settings
 
 from aejax.interactions import Features, Interactions, Vocabulary
+from tests.shops import write_shop
 
 # Tests compile many programs and run each a few times on small data.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # read by the commands that they start, too
@@ -30,6 +32,12 @@ settings.register_profile("aejax", deadline=None, max_examples=30, derandomize=T
 settings.load_profile("aejax")
 
 USERS, ITEMS = 60, 30
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small shop, for tests that leave it as it is."""
+    return write_shop(tmp_path_factory.mktemp("shops") / "shop")
 
 
 @pytest.fixture(scope="session")

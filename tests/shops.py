@@ -40,3 +40,9 @@ def run(*arguments: object) -> object:
     except SystemExit as stop:
         return stop.code
     return 0
+
+
+def fitted(shop: Path, folder: Path, model: str, *options: object) -> Path:
+    """The run of a model on a shop."""
+    assert run("fit", shop, "--model", model, "--run", folder, *options) == 0
+    return folder

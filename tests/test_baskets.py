@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from aejax import experiment
-from tests.shops import run, write_shop
+from tests import shops
+from tests.shops import run
 
 GUEST = "zz guest"
 SMALL = ["--epochs", 3, "--set", "hidden=8", "latent_dim=4", "batch_size=16"]
@@ -13,26 +14,17 @@ MODELS = {"multvae": SMALL, "ease": [], "own-recency": [], "last-basket": [], "p
 REPEATING = ("own-recency", "last-basket")
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return write_shop(tmp_path_factory.mktemp("shop"))
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def fitted(shop, tmp_path_factory, request):
-    folder = tmp_path_factory.mktemp("runs") / request.param
     name = request.param
     # Own-history models have nothing to say of what was not bought.
     repeat = ["--repeat", "include"] if name in REPEATING else []
-    assert run("fit", shop, "--model", name, "--run", folder, *repeat, *MODELS[name]) == 0
-    return folder
+    return shops.fitted(shop, tmp_path_factory.mktemp("runs") / name, name, *repeat, *MODELS[name])
 
 
 @pytest.fixture(scope="module")
 def ease(shop, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "ease"
-    assert run("fit", shop, "--model", "ease", "--run", folder) == 0
-    return folder
+    return shops.fitted(shop, tmp_path_factory.mktemp("runs") / "ease", "ease")
 
 
 def lists(folder, tmp_path, *options):

@@ -20,12 +20,7 @@ from aejax.interactions import Interactions, Vocabulary
 from aejax.models import unknown_customers
 from aejax.models.blend import Blend, Gate, GateWeights, OwnBatch, gated, standardise
 from aejax.split import held_out
-from tests.shops import run, write_shop
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return write_shop(tmp_path_factory.mktemp("blend") / "shop")
+from tests.shops import run
 
 
 @pytest.fixture(scope="module")

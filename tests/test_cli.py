@@ -14,21 +14,15 @@ import pytest
 from aejax import experiment, recommendation
 from aejax.experiment import fitting
 from aejax.models import popularity_segment
+from tests import shops
 from tests.shops import run, write_shop
 
 SMALL = ["--set", "hidden=8", "latent_dim=4", "batch_size=16"]
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return write_shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="module")
 def fitted(shop, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    assert run("fit", shop, "--model", "multvae", "--run", folder, "--epochs", 3, *SMALL) == 0
-    return folder
+    return shops.fitted(shop, tmp_path_factory.mktemp("runs") / "one", "multvae", "--epochs", 3, *SMALL)
 
 
 def test_help_is_answered_without_jax_and_pandas():

@@ -10,21 +10,15 @@ import pytest
 from aejax import experiment, runs
 from aejax.experiment import production
 from aejax.models import blend
-from tests.shops import run, write_shop
+from tests import shops
+from tests.shops import run
 
 SMALL = ["--epochs", 6, "--set", "hidden=8", "latent_dim=4", "batch_size=16", "patience=2", "learning_rate=0.1"]
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return write_shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(scope="module")
 def multvae(shop, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "multvae"
-    assert run("fit", shop, "--model", "multvae", "--run", folder, *SMALL) == 0
-    return folder
+    return shops.fitted(shop, tmp_path_factory.mktemp("runs") / "multvae", "multvae", *SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +32,7 @@ def live(multvae, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def popular(shop, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "popularity"
-    assert run("fit", shop, "--model", "popularity", "--run", folder) == 0
-    return folder
+    return shops.fitted(shop, tmp_path_factory.mktemp("runs") / "popularity", "popularity")
 
 
 def contents(folder):

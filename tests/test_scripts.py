@@ -28,11 +28,6 @@ from aejax.matrix import user_item_matrix
 from tests.shops import write_shop
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return write_shop(tmp_path_factory.mktemp("scripts") / "shop")
-
-
 def test_the_training_script_learns_more_than_popularity(shop, capsys):
     sizes = {"hidden": 16, "latent_dim": 8, "batch_size": 16, "learning_rate": 0.02, "beta": 0.0}
     figures = train.main(shop, split="users", epochs=40, **sizes)

@@ -11,12 +11,7 @@ from aejax import evaluation, experiment, registry
 from aejax.config import DataConfig, SplitConfig
 from aejax.experiment import fitting, tuning
 from aejax.models import Range, linear
-from tests.shops import run, write_shop
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return write_shop(tmp_path_factory.mktemp("tune") / "shop")
+from tests.shops import run
 
 
 def trials_of(folder):

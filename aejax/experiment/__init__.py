@@ -9,17 +9,10 @@ from aejax.experiment.loading import Run, evaluate_run, known_on, largest_differ
 from aejax.experiment.preparing import Prepared, default_run, on_device, prepare, prepare_dataset, recognise, titles
 from aejax.experiment.production import FIGURES_OF, refit
 from aejax.experiment.reading import ids_by_address, read_addresses, read_customers, read_excluded, read_stock
-from aejax.experiment.recommending import (
-    Layout,
-    Request,
-    every_sku,
-    holdout_path,
-    manifest_path,
-    recommend,
-    write_recommendations,
-)
+from aejax.experiment.recommending import Request, every_sku, recommend
 from aejax.experiment.tuning import tune
 from aejax.experiment.updating import Updated, update
+from aejax.experiment.writing import Layout, holdout_path, manifest_path, write_recommendations
 
 __all__ = [
     "FIGURES_OF",

@@ -14,8 +14,9 @@ from aejax.experiment.loading import Run
 from aejax.experiment.preparing import with_attributes
 from aejax.experiment.reading import NOBODY
 from aejax.interactions import TRAIN, Interactions, Vocabulary
-from aejax.quality import counted, shown
+from aejax.quality import counted, samples
 from aejax.recommendation import Known
+from aejax.tables import addresses, text, values
 
 _CUSTOMER, _SKU, _QUANTITY = ("customer_id",), ("sku", "lineitem_sku"), ("quantity", "lineitem_quantity")
 SHOWN = 5
@@ -51,8 +52,6 @@ def read_baskets(path: Path, items: Vocabulary, known_ids: Mapping[str, str] = N
       InputError: the file cannot be read as such, or holds no product that the run knows; or an address and there is
         no key.
     """
-    from aejax.tables import addresses, text, values  # what checks tables takes long to import
-
     if not path.is_file():
         raise InputError(f"--baskets {path} is no file; expected a CSV file with the columns customer_id and sku")
     file = text.open_text(path)
@@ -80,12 +79,13 @@ def read_baskets(path: Path, items: Vocabulary, known_ids: Mapping[str, str] = N
     users = Vocabulary.of(ids)
     item = items.index(sku.values.to_pylist()).astype(np.int32)[sku.codes]
     unknown = np.flatnonzero(~blank & (item < 0))
-    samples = list(dict.fromkeys(sku.text(int(row)) for row in unknown))
+    unknown_skus = list(dict.fromkeys(sku.text(int(row)) for row in unknown))
     known = np.flatnonzero(~blank & (item >= 0))
     if not len(known):
         raise InputError(
-            f"{path.name}: none of its {counted(len(samples), 'SKU')} is a product of this run "
-            f"({_some(samples)}); its SKUs are such as {_some(items.ids[:3])}, so give those of the run's products.csv"
+            f"{path.name}: none of its {counted(len(unknown_skus), 'SKU')} is a product of this run "
+            f"({samples(unknown_skus, SHOWN)}); its SKUs are such as {samples(items.ids[:3])}, so give those of the "
+            "run's products.csv"
         )
     user = users.index(customer.values.to_pylist()).astype(np.int32)[customer.codes]
     order = np.stack([user, at.astype(np.int64) if "order_id" not in columns else columns["order_id"].codes])
@@ -96,14 +96,10 @@ def read_baskets(path: Path, items: Vocabulary, known_ids: Mapping[str, str] = N
         notes.append(f"{counted(int(blank.sum()), 'row')} of {path.name} without customer, SKU or quantity: not used")
     if len(unknown):
         notes.append(
-            f"{counted(len(unknown), 'row')} of {path.name} not used: {counted(len(samples), 'SKU')} unknown to this "
-            f"run, or set aside by it as rare: {_some(samples)}"
+            f"{counted(len(unknown), 'row')} of {path.name} not used: {counted(len(unknown_skus), 'SKU')} unknown to "
+            f"this run, or set aside by it as rare: {samples(unknown_skus, SHOWN)}"
         )
     return Baskets(list(dict.fromkeys(ids)), lines, notes)
-
-
-def _some(values: list[str] | np.ndarray) -> str:
-    return ", ".join(shown(str(value)) for value in values[:SHOWN]) + (", ..." if len(values) > SHOWN else "")
 
 
 def _summed(lines: Interactions, orders: np.ndarray) -> Interactions:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from aejax import attributes
+from aejax import attributes, datasets
 from aejax.attributes import Attribute
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
@@ -62,8 +62,6 @@ class Prepared:
 
 def prepare(data: DataConfig, split_config: SplitConfig) -> Prepared:
     """Read a folder to split it. Raises `InputError` where the data are not what they should be."""
-    from aejax import datasets  # a run can do without what checks tables, which takes long to import
-
     return prepare_dataset(datasets.read_as(data), data, split_config)
 
 

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from aejax.errors import InputError
 from aejax.interactions import Vocabulary
-from aejax.quality import counted, shown
+from aejax.quality import counted, samples, shown
 from aejax.rules import Earlier
 from aejax.tables import addresses, text
 from aejax.tables.text import Coded
@@ -27,7 +27,6 @@ _SKUS = ("lineitem_sku", "variant_sku", "product_id", "item_id", "stockcode", "i
 _PIECES = ("quantity", "stock", "inventory_quantity", "available", "variant_inventory_qty")
 _WIDE = re.compile(r"sku_\d+")
 _ESCAPED = re.compile(r"'+[=+\-@\t\r]")
-_SOME = 3
 NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -112,7 +111,7 @@ def read_stock(path: Path, products: pd.DataFrame) -> Stock:
     if not any(of_file.values()):
         raise InputError(
             f"--in-stock {path}: none of its {counted(len(of_file), 'SKU')} is a product of this run "
-            f"({_some(list(of_file))}); its SKUs are such as {_some(list(known.ids))}"
+            f"({samples(list(of_file))}); its SKUs are such as {samples(list(known.ids))}"
         )
     named = sku.values.to_pylist()
     skus = frozenset(named[code] for code in np.unique(sku.codes[is_there]))
@@ -178,7 +177,7 @@ def read_excluded(path: Path, known: Vocabulary, items: Vocabulary) -> Excluded:
     if not any(of_file.values()):
         raise InputError(
             f"--exclude {path}: none of its {counted(len(of_file), 'SKU')} is a product of this run "
-            f"({_some(list(of_file))}); its SKUs are such as {_some(list(known.ids))}"
+            f"({samples(list(of_file))}); its SKUs are such as {samples(list(known.ids))}"
         )
     note = _unknown(f"--exclude {path.name}", of_file)
     row, product = np.concatenate(rows), np.concatenate(products)
@@ -274,8 +273,4 @@ def _unknown(place: str, of_file: dict[str, bool]) -> str:
     unknown = [value for value, is_known in of_file.items() if not is_known]
     if not unknown:
         return ""
-    return f"{place}: {counted(len(unknown), 'SKU')} of {len(of_file):,} unknown to this run: {_some(unknown)}"
-
-
-def _some(values: Sequence[str]) -> str:
-    return ", ".join(shown(str(value)) for value in values[:_SOME]) + (", ..." if len(values) > _SOME else "")
+    return f"{place}: {counted(len(unknown), 'SKU')} of {len(of_file):,} unknown to this run: {samples(unknown)}"

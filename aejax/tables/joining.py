@@ -12,7 +12,7 @@ import pandas as pd
 from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import Dataset, Origin
-from aejax.quality import Dropped, FileAccount, counted, masked_text, shown
+from aejax.quality import Dropped, FileAccount, counted, masked_text, samples
 from aejax.tables import text
 from aejax.tables.cleaning import Cleaned
 from aejax.tables.text import TextFile
@@ -179,9 +179,7 @@ def _unknown(unknown: np.ndarray, noun: str, source: str, where: str | None) -> 
         return []
     if where is None:
         return [f"there is no table of {noun}s: nothing but their ids in {source} is known of them"]
-    sample = ", ".join(shown(value) for value in unknown[:3])
-    more = ", ..." if len(unknown) > 3 else ""
-    return [f"{counted(len(unknown), noun)} of {source} not in {where}: {sample}{more}; kept, without attributes"]
+    return [f"{counted(len(unknown), noun)} of {source} not in {where}: {samples(unknown)}; kept, without attributes"]
 
 
 def _orders_accounts(orders: OrderFiles, cleaned: Cleaned, netting: quality.Netting) -> dict[str, FileAccount]:
