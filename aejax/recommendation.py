@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import jax
@@ -204,7 +205,8 @@ class _Lister:
         self.segments, self.rules, self.new_places = segments, rules, new_places
         lines = known.lines
         self.count = len(lines.items)
-        self.bought, self.all_bought = net_returns(lines), net_returns(known.everything)
+        self.bought = net_returns(lines)
+        self.all_bought = self.bought if known.everything is lines else net_returns(known.everything)
         self.recent, self.bought_name = self.all_bought, "bought before"
         if repeat == "include":
             self.bought_name = "not_bought_days"
@@ -220,10 +222,6 @@ class _Lister:
         self.offered, self.new = known.sold & allowed, known.new & allowed
         self.size = batching.scoring_chunk(self.count)
         self.filled = min(self.size, len(customers))
-        self.popularity = np.zeros(self.count, dtype=np.float32)
-        ranking = popularity_ranking(self.bought)
-        self.popularity[ranking["item"]] = ranking["share"]
-        self.popular = self._start_popular(sp.csr_array((1, self.count), dtype=np.float32), 1)()
         self.by_segment: Model | None = None
         self.of_segment = np.zeros(len(customers), dtype=bool)
 
@@ -310,6 +308,16 @@ class _Lister:
 
         return finish
 
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """Of all products, `[I]`."""
+        return popularity(self.bought)
+
+    @cached_property
+    def popular(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and items `[1, K]` of the most popular products that are offered."""
+        return self._start_popular(sp.csr_array((1, self.count), dtype=np.float32), 1)()
+
     def _start_popular(self, hidden: sp.csr_array, rows: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
         """Have the most popular products found that the rows of `hidden` `[n, I]` do not hold."""
         scores = np.broadcast_to(self.popularity, (rows, self.count))
@@ -362,12 +370,7 @@ def basis_of(model: Model, histories: Histories) -> np.ndarray:
     return basis
 
 
-def popularity_ranking(bought: Interactions) -> np.ndarray:
-    """Products by number of customers, most first, ties by index: `[I]` records of `item` and the `share` of the
-    customers with a purchase who bought it.
-    """
+def popularity(bought: Interactions) -> np.ndarray:
+    """The share of the customers with a purchase who bought each product, `[I]` float32."""
     customers = customers_of_products(bought)
-    order = np.argsort(-customers, kind="stable")
-    result = np.empty(len(order), dtype=[("item", np.int64), ("share", np.float32)])
-    result["item"], result["share"] = order, customers[order] / max(np.count_nonzero(np.bincount(bought.user)), 1)
-    return result
+    return (customers / max(np.count_nonzero(np.bincount(bought.user)), 1)).astype(np.float32)
