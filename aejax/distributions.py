@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -76,14 +75,11 @@ def _spread(values: np.ndarray) -> dict[str, Any]:
 
 def _top(products: pd.DataFrame, bought: Interactions, column: str) -> dict[str, dict[str, int]]:
     """The most bought values of a column: how many products have them, sold or not, and how many purchases."""
-    value_of = dict(zip(products["sku"], products[column].str.strip(), strict=True))
-    purchases: Counter[str] = Counter()
-    for sku, number in zip(bought.items.ids, np.bincount(bought.item, minlength=len(bought.items)), strict=True):
-        purchases[value_of[sku]] += int(number)
-    of_value = Counter(value_of.values())
-    del purchases[""]
-    most = sorted(purchases.items(), key=lambda found: (-found[1], found[0]))[:TOP_CATEGORIES]
-    return {value: {"products": of_value[value], "purchases": number} for value, number in most}
+    code, values = pd.factorize(products[column].str.strip())
+    sold = code[pd.Index(products["sku"]).get_indexer(pd.Index(bought.items.ids))]
+    of_value, purchases = (np.bincount(one, minlength=len(values)) for one in (code, sold[bought.item]))
+    most = sorted((-purchases[one], values[one], one) for one in np.unique(sold) if values[one])[:TOP_CATEGORIES]
+    return {str(value): {"products": int(of_value[one]), "purchases": int(-number)} for number, value, one in most}
 
 
 def _prices(price: np.ndarray | None) -> dict[str, float] | None:

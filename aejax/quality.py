@@ -24,6 +24,8 @@ UNMATCHED_RETURN = "return without an earlier purchase"
 _LIKE_ADDRESS = re.compile(r"(?<![^\s@<])([^\s@<])[^\s@<]*@[^\s@]+")
 _ADDRESS = re.compile(r"(?<![^\s@<])([^\s@<])[^\s@<]*@[^\s@]+\.[^\s@]{2,}")
 _PHONE = re.compile(r"(?<![\w+])(\+\d)(?:[ ()./-]{0,2}\d){8,14}(?!\w)")  # with its country's code
+# A text without one of these signs holds neither.
+MAY_BE_MASKED = "[@+]"
 
 
 @dataclasses.dataclass(frozen=True)

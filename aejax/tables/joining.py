@@ -12,7 +12,7 @@ import pandas as pd
 from aejax import quality
 from aejax.errors import InputError
 from aejax.interactions import Dataset, Origin
-from aejax.quality import Dropped, FileAccount, counted, masked_text, samples
+from aejax.quality import MAY_BE_MASKED, Dropped, FileAccount, counted, masked_text, samples
 from aejax.tables import text
 from aejax.tables.cleaning import Cleaned
 from aejax.tables.text import TextFile
@@ -159,8 +159,13 @@ def _titled(products: pd.DataFrame, known: Mapping[str, str]) -> pd.DataFrame:
 
 def _masked(products: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The products without the addresses of suppliers, or of whom a line was made for; and the columns that had any."""
-    kept = products.assign(**{name: products[name].map(masked_text) for name in products.columns[1:]})
-    return kept, [name for name in products.columns if not kept[name].equals(products[name])]
+    masked = {}
+    for name in products.columns[1:]:
+        some = products.loc[products[name].str.contains(MAY_BE_MASKED), name]
+        changed = some.map(masked_text)
+        if not changed.equals(some):
+            masked[name] = changed.reindex(products.index).fillna(products[name])
+    return products.assign(**masked), list(masked)
 
 
 def _described(products: pd.DataFrame) -> bool:
