@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import chex
@@ -224,15 +225,48 @@ def weighted_targets(batch: Batch) -> Batch:
     return batch._replace(values=targets if batch.weights is None else targets * batch.weights)
 
 
-def drop_inputs(batch: Batch, rate: float, *, dropout_key: jax.Array) -> Batch:
-    """Hide a share `rate` of each user's items and scale the rest by 1 / (1 - rate)."""
+def drop_inputs(batch: Batch, rate: float, count: int, *, dropout_key: jax.Array) -> Batch:
+    """Hide a share `rate` of each user's items and scale the rest by 1 / (1 - rate): inputs alone; `count` is I.
+
+    Where `product` reads rows one by one, what is hidden is left out, so that it is not read; elsewhere its value is 0.
+    """
     kept = jax.random.bernoulli(dropout_key, 1.0 - rate, batch.values.shape)
-    return batch._replace(values=jnp.where(kept, batch.values / (1.0 - rate), 0.0))
+    values = batch.values / (1.0 - rate)
+    if not reads_rows(batch, count):
+        return batch._replace(values=jnp.where(kept, values, 0.0), targets=None, weights=None)
+    places = _places(kept, _count(batch.items, count))
+    cells = partial(jnp.take_along_axis, indices=places, axis=1, mode="fill")
+    return batch._replace(
+        items=cells(batch.items, fill_value=count), values=cells(values, fill_value=0), targets=None, weights=None
+    )
+
+
+def _places(kept: jax.Array, ends: jax.Array) -> jax.Array:
+    """Which cells are kept `[B, L]`, of the first `ends` `[B]` -> where they are, in order, then L. `[B, L]`"""
+    length = kept.shape[1]
+
+    def of_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+        kept, end = row
+
+        def note(cell: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            number, places = state
+            return number + kept[cell], places.at[number].set(cell)
+
+        # The place behind the last kept cell is written over and over, so there is one more than cells.
+        number, places = jax.lax.fori_loop(0, end, note, (jnp.int32(0), jnp.zeros(length + 1, jnp.int32)))
+        return jnp.where(jnp.arange(length) < number, places[:length], length)
+
+    return jax.lax.map(of_row, (kept, ends))
 
 
 def is_short(length: int, count: int) -> bool:
     """Whether a padded length is so small a share of `count` columns that a CPU reads rows one by one."""
     return length < LONGEST_SHARE * count
+
+
+def reads_rows(batch: Batch, count: int) -> bool:
+    """Whether `product` reads rows of a matrix of `count` rows one by one, left to itself."""
+    return is_short(batch.items.shape[1], count) and devices.on_cpu()
 
 
 def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> jax.Array:
@@ -244,9 +278,7 @@ def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> 
       by_rows: read only the rows of the matrix that a customer's items name, one by one, instead of multiplying dense
         rows: what is quick on a CPU for short histories. None: on a CPU where the padded length is a small share of I.
     """
-    if by_rows is None:
-        by_rows = is_short(batch.items.shape[1], matrix.shape[0])
-    if by_rows and devices.on_cpu():
+    if reads_rows(batch, matrix.shape[0]) if by_rows is None else by_rows and devices.on_cpu():
         return _sum_of_rows(jnp.asarray(batch.items), jnp.asarray(batch.values), matrix)
     return matmul(densify(batch, matrix.shape[0]), matrix)
 
@@ -255,7 +287,7 @@ def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> 
 def _sum_of_rows(items: jax.Array, values: jax.Array, matrix: jax.Array) -> jax.Array:
     def one(row: tuple[jax.Array, jax.Array]) -> jax.Array:
         own, weights = row
-        return _weighted_sum(own, weights, matrix, 0, _count(own, matrix))
+        return _weighted_sum(own, weights, matrix, 0, _count(own, matrix.shape[0]))
 
     return jax.lax.map(one, (items, values))
 
@@ -275,9 +307,9 @@ def _weighted_sum(
     return jax.lax.fori_loop(0, steps, add, jnp.zeros(matrix.shape[1], matrix.dtype))
 
 
-def _count(own: jax.Array, matrix: jax.Array) -> jax.Array:
-    """How many of a padded row's items are there; they stand before the padding."""
-    return (own < matrix.shape[0]).sum()
+def _count(items: jax.Array, count: int) -> jax.Array:
+    """How many items of padded rows `[..., L]` are there; they stand before the padding. `[...]`"""
+    return (items < count).sum(axis=-1)
 
 
 def _forward(items: jax.Array, values: jax.Array, matrix: jax.Array):
@@ -291,7 +323,7 @@ def _backward(kept: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array)
         def add(position: jax.Array, total: jax.Array) -> jax.Array:
             return total.at[items[row, position]].add(values[row, position] * gradient[row])
 
-        return jax.lax.fori_loop(0, _count(items[row], matrix), add, total)
+        return jax.lax.fori_loop(0, _count(items[row], matrix.shape[0]), add, total)
 
     rows = matrix.at[items].get(mode="fill", fill_value=0)  # dropped by the compiler where no one asks for it
     return (

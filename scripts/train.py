@@ -79,7 +79,7 @@ def main(
         """Negative evidence lower bound with the weight of the KL term still growing, `[B]`."""
         model = nnx.merge(graphdef, params)
         dropout_key, latent_key = jax.random.split(key)
-        mean, log_var = model.encode(batching.drop_inputs(unit_norm(batch), dropout, dropout_key=dropout_key))
+        mean, log_var = model.encode(batching.drop_inputs(unit_norm(batch), dropout, items, dropout_key=dropout_key))
         z = mean + jnp.exp(0.5 * log_var) * jax.random.normal(latent_key, mean.shape)
         kl_weight = beta * jnp.minimum(1.0, step / (0.5 * epochs * steps))
         likelihood = losses.multinomial_nll(model.decode(z), batching.densify(batch, items))

@@ -162,6 +162,32 @@ def test_a_product_and_its_gradients_are_those_of_dense_rows(by_rows):
         np.testing.assert_allclose(own, expected, atol=1e-5)
 
 
+def test_what_dropout_hides_is_not_read_where_rows_are_read_one_by_one(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = sp.csr_array(sp.random(6, 40, 0.3, rng=rng, dtype=np.float32))
+    batch = batching.pad_rows(sp.vstack([rows, sp.csr_array((1, 40))]), rows=7)
+    matrix = jnp.asarray(rng.normal(size=(40, 5)), jnp.float32)
+    assert not batching.reads_rows(batch, 40)
+    hidden = batching.drop_inputs(batch._replace(targets=batch.values), 0.5, 40, dropout_key=jax.random.key(4))
+    monkeypatch.setattr(batching, "LONGEST_SHARE", 100.0)
+    assert batching.reads_rows(batch, 40) == (jax.default_backend() == "cpu")
+    left_out = batching.drop_inputs(batch._replace(targets=batch.values), 0.5, 40, dropout_key=jax.random.key(4))
+    for row, (items, values) in enumerate(zip(hidden.items, hidden.values, strict=True)):
+        kept = np.flatnonzero(values)
+        np.testing.assert_array_equal(left_out.items[row, : len(kept)], items[kept])
+        np.testing.assert_array_equal(left_out.values[row, : len(kept)], values[kept])
+        assert (left_out.items[row, len(kept) :] == 40).all() and not left_out.values[row, len(kept) :].any()
+    assert left_out.targets is None and hidden.targets is None  # they belong to cells that are not there any more
+
+    def total(values, batch):
+        dropped = batching.drop_inputs(batch._replace(values=values), 0.5, 40, dropout_key=jax.random.key(4))
+        return jnp.sin(batching.product(dropped, matrix)).sum()
+
+    own = jax.grad(total)(batch.values, batch)
+    monkeypatch.setattr(batching, "LONGEST_SHARE", 0.0)
+    np.testing.assert_allclose(own, jax.grad(total)(batch.values, batch), atol=1e-5)
+
+
 # Off a CPU: rows one by one, in chunks of which the last is not full, in chunks that fit, and all at once.
 @pytest.mark.parametrize(("on_cpu", "at_once"), [(True, 1), (False, 0), (False, 3), (False, 5), (False, 99)])
 def test_a_sparse_product_is_that_of_the_dense_matrix(on_cpu, at_once, monkeypatch):

@@ -539,7 +539,7 @@ def test_dropout_hides_only_own_items_and_scales_the_rest(rate):
     items = np.tile(np.arange(80, dtype=np.int32), (100, 1))
     items[:, 60:], values[:, 60:] = 90, 0.0  # padding
     batch = batching.Batch(jnp.asarray(items), jnp.asarray(values))
-    dropped = batching.drop_inputs(batch, rate, dropout_key=jax.random.key(0))
+    dropped = batching.drop_inputs(batch, rate, 90, dropout_key=jax.random.key(0))
     np.testing.assert_array_equal(dropped.items, items)
     got = np.asarray(dropped.values)
     assert np.all(got[:, 60:] == 0)

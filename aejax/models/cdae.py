@@ -107,7 +107,7 @@ def _loss(module: CDAE, batch: Batch, step: jax.Array, key: jax.Array, *, dropou
     """Logistic loss of each customer's whole row from the corrupted one, and the penalty, `[B]`."""
     del step
     vectors = module.vectors(batch)
-    logits = module.logits(drop_inputs(batch, dropout, dropout_key=key), vectors)
+    logits = module.logits(drop_inputs(batch, dropout, module.items, dropout_key=key), vectors)
     shared = (module.encoder.kernel, module.encoder.bias, module.decoder.kernel, module.decoder.bias)
     squares = jnp.square(vectors).sum(1) + sum(jnp.square(weights[...]).sum() for weights in shared)
     return losses.bernoulli_nll(logits, *target_rows(batch, module.items)) + l2 / 2 * squares

@@ -204,7 +204,7 @@ def _loss(
 
     @_recomputed
     def dropped(k: jax.Array, share: jax.Array, kernel: jax.Array) -> jax.Array:
-        kept = drop_inputs(batch, dropout, dropout_key=jax.random.fold_in(dropout_key, k))
+        kept = drop_inputs(batch, dropout, module.items, dropout_key=jax.random.fold_in(dropout_key, k))
         return product(kept, share[:, None] * kernel)
 
     def sample(k: jax.Array, mean: jax.Array, log_ratio: jax.Array) -> jax.Array:

@@ -170,7 +170,7 @@ def _loss(
     """Negative log-likelihood of each user plus its share of the regularisation, `[B]`."""
     dropout_key, latent_key = jax.random.split(key)
     targets = densify(weighted_targets(batch), module.items)
-    z, log_var = module.encode(drop_inputs(unit_norm(batch), dropout, dropout_key=dropout_key))
+    z, log_var = module.encode(drop_inputs(unit_norm(batch), dropout, module.items, dropout_key=dropout_key))
     loss = 0.0
     if module.variational:
         beta = jnp.minimum(anneal_cap, step / anneal_steps)

@@ -188,7 +188,7 @@ def _encoder_loss(
     del step
     dropout_key, latent_key = jax.random.split(key)
     norm = _norm(batch)
-    posterior = module.encoder(drop_inputs(batch, dropout, dropout_key=dropout_key), norm)
+    posterior = module.encoder(drop_inputs(batch, dropout, module.items, dropout_key=dropout_key), norm)
     z = _sample(*posterior, noise, latent_key)
     kl = composite_kl(z, posterior, start.encoder(batch, norm), mixture_weights=mixture_weights)
     targets = weighted_targets(batch)
