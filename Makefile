@@ -62,7 +62,9 @@ bench: $(VENV)/installed $(PEER_ENVIRONMENTS)
 	$(BIN)/python scripts/write_inter.py $(DATA) --out $(INTER) --split-seeds 1
 	$(BIN)/python scripts/benchmark.py tasks --split $(INTER)/$(notdir $(DATA))-s0 --shop $(DATA) --peers $(PEERS) \
 		--out $(BENCH)
-	$(BIN)/python scripts/benchmark.py quality --split $(INTER)/$(notdir $(DATA))-s0 --peers $(PEERS) --out $(BENCH)
+	$(BIN)/python scripts/benchmark.py quality --split $(INTER)/$(notdir $(DATA))-s0 --peers $(PEERS) --out $(BENCH) \
+		--settings scripts/settings/completejourney-soon.json \
+		--peer-settings scripts/settings/recbole-completejourney-items.json
 	$(BIN)/python scripts/benchmark.py growth --out $(BENCH)
 
 # Pins versions and hashes for every platform; needs uv (pip install uv).

@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py tasks --split data/inter/ml-100k-s0 --shop data/prepared_data --peers .peers --out bench
     python scripts/benchmark.py tasks --split data/inter/ml-100k-s0 --only ae multvae --repeats 7
-    python scripts/benchmark.py quality --split data/inter/ml-100k-s0 --peers .peers --out bench
+    python scripts/benchmark.py quality --split data/inter/ml-100k-s0 --settings soon.json --peers .peers
     python scripts/benchmark.py growth --out bench
     python scripts/benchmark.py run data/gowalla --model ease --set l2=80
 
@@ -29,16 +29,6 @@ from measuring import Peer, Task, measure, show, spread, table, write
 AE = {"hidden": [128, 64, 32], "batch_size": 64}
 # RecBole draws z with a deviation of .01.
 MULTVAE = {"hidden": [600], "latent_dim": 200, "dropout": 0.5, "batch_size": 100, "noise": 0.01}
-# What reaches a given quality soon: found among 38 on the validation part of MovieLens-100k, items.
-SOON = {
-    "batch_size": 100,
-    "hidden": [],
-    "latent_dim": 200,
-    "learning_rate": 0.004,
-    "averaging": 0.85,
-    "anneal_cap": 0.3,
-    "anneal_steps": 20_000,
-}
 RECVAE = {"hidden_dim": 600, "latent_dim": 200, "dropout": 0.5, "batch_size": 100, "noise": 0.01}
 # RecBole's latent_dimension counts the mean and the log-variance.
 RECBOLE_MULTVAE = "MultiVAE --batch 100 --set mlp_hidden_size=[600] latent_dimension=400 dropout_prob=0.5"
@@ -222,9 +212,9 @@ def tasks(
 
 def quality(
     split: Path,
+    settings: Path,
     peers: Path = Path(".peers"),
     target: float | None = None,
-    settings: Path | None = None,
     peer_settings: Path | None = None,
     repeats: int = 5,
     most_epochs: int = 300,
@@ -233,21 +223,21 @@ def quality(
 ) -> list[dict[str, Any]]:
     """Seconds until Mult-VAE reaches a validation ndcg@100, here and at RecBole, each round with a seed of its own.
 
-    Both validate after every epoch. RecBole runs with the given configuration and with its defaults; the faster one
-    to reach the target counts.
+    Both validate after every epoch. RecBole runs with the given configuration and with its defaults, these for no
+    longer than the first one took; the faster one to reach the target counts.
 
     Args:
       split: a predefined split in RecBole's format.
+      settings: JSON file with aejax's settings by model.
       peers: the folder of the peers' environments.
       target: the validation ndcg@100; default: in each round the best of RecBole with the given configuration.
-      settings: JSON file with aejax's settings by model; default: `SOON`.
       peer_settings: JSON file with RecBole's settings by model; default: those of the task `multvae`.
       repeats: rounds.
       most_epochs: after which a side has not reached it.
       device: cpu, gpu or tpu; default: what JAX prefers.
       out: a folder to which benchmark.jsonl is appended.
     """
-    own = json.loads(settings.read_text(encoding="utf-8"))["multvae"] if settings else SOON
+    own = json.loads(settings.read_text(encoding="utf-8"))["multvae"]
     given = RECBOLE_MULTVAE
     if peer_settings is not None:
         chosen = json.loads(peer_settings.read_text(encoding="utf-8"))["MultiVAE"]

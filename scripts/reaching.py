@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,8 @@ def a_round(
     Args:
       split: a predefined split in RecBole's format.
       own_settings: of `multvae`.
-      recbole: name of a configuration -> arguments of `recbole_run.py`; the best of the first is the target.
+      recbole: name of a configuration -> arguments of `recbole_run.py`; the best of the first is the target, and the
+        others end when they have taken as long as it did to get there.
       peers: the folder of the peers' environments.
       target: the validation ndcg@100, in place of that.
       seed: of all sides.
@@ -54,18 +56,24 @@ def a_round(
     Raises:
       LeftOut: there is neither RecBole nor a target.
     """
-    found, words = {}, []
+    found: dict[str, Any] = {}
+    words, aim = [], math.inf if target is None else target
     gpu = ["--gpu"] if device == "gpu" else []
     limits = ["--epochs", str(most_epochs), "--patience", str(PATIENCE), "--seed", str(seed), *gpu]
     for name, arguments in recbole.items():
-        side = sides.Side(name, "peers/recbole_run.py", (str(split.resolve()), *limits, *arguments.split()), "recbole")
+        arrived = [at.whole for curve in found.values() if (at := first_reaching(curve, aim)) is not None]
+        enough = ["--seconds", str(min(arrived))] if arrived else []
+        options = (str(split.resolve()), *limits, *enough, *arguments.split())
+        side = sides.Side(name, "peers/recbole_run.py", options, "recbole")
         try:
             found[name] = sides.run(side, peers, device)["curve"]
         except sides.LeftOut as why:
-            if target is None:
+            if target is None and not found:
                 raise
             words.append(str(why))
-    aim: float = max(score for _, _, score in found[next(iter(recbole))]) if target is None else target
+            continue
+        if aim == math.inf:
+            aim = max(score for _, _, score in found[name])
     options = {
         "data": str(split.resolve()),
         "model": "multvae",

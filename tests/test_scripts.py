@@ -227,16 +227,28 @@ def test_time_to_quality_takes_the_faster_peer_and_only_what_arrived(monkeypatch
         "RecBole, its defaults": [[0.5, 1.0, 0.29]],
         "aejax": [[0.25, 1.0, 0.2], [0.5, 2.0, 0.31]],
     }
-    monkeypatch.setattr(sides, "run", lambda side, *others: {"curve": curves.get(side.name)})
+    asked = []
+
+    def run(side, *others):
+        asked.append(side.arguments)
+        return {"curve": curves.get(side.name)}
+
+    monkeypatch.setattr(sides, "run", run)
     monkeypatch.setattr(benchmark, "environment", lambda folders, peers: {})
-    records = benchmark.quality(tmp_path, repeats=2)
+    settings = tmp_path / "soon.json"
+    settings.write_text('{"multvae": {"latent_dim": 4}}')
+    records = benchmark.quality(tmp_path, settings, repeats=2)
     assert [record["target"] for record in records] == [0.3, 0.3]
     lines = capsys.readouterr().out.splitlines()
     assert "RecBole, its defaults does not reach it, best 0.2900" in lines[0]
+    first, second, own = asked[:3]
+    assert "--seconds" not in first
+    assert second[second.index("--seconds") + 1] == "4.0"  # what the first took to its best
+    assert '"latent_dim": 4' in own[-1]
     assert lines[2].startswith("with validation: aejax 2 [2, 2] s, RecBole 4 [4, 4] s, ratio 2 [2, 2] in 2 of 2")
     assert "training alone: aejax 0.5 [0.5, 0.5] s, RecBole 2" in lines[3]
     curves["RecBole, its defaults"][0][2] = 0.5
-    benchmark.quality(tmp_path, repeats=1)
+    benchmark.quality(tmp_path, settings, repeats=1)
     assert "ratio 0.5" in capsys.readouterr().out.splitlines()[1]
 
 

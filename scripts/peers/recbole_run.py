@@ -9,6 +9,7 @@ validated epoch; `work` what was trained, without the item and the user that Rec
 """
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
@@ -46,6 +47,10 @@ from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 
 
+class OutOfTime(Exception):
+    """Training took longer than `--seconds`."""
+
+
 def main() -> None:
     """Fit once and print one JSON line."""
     parser = argparse.ArgumentParser()
@@ -53,6 +58,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--patience", type=int, default=20)
+    parser.add_argument("--seconds", type=float, help="stop after the validation that ends later than this")
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[])
@@ -109,17 +115,20 @@ def main() -> None:
     def noted(*args: Any, **options: Any) -> Any:
         score, result = validate(*args, **options)
         curve.append((sum(seconds), time.perf_counter() - fitting, float(score)))
+        if given.seconds is not None and curve[-1][1] > given.seconds:
+            raise OutOfTime
         return score, result
 
     trainer._train_epoch, trainer._valid_epoch = timed, noted
     fitting = time.perf_counter()
-    best, _ = trainer.fit(train, valid, saved=True, show_progress=False, verbose=False)
+    with contextlib.suppress(OutOfTime):
+        trainer.fit(train, valid, saved=True, show_progress=False, verbose=False)
     line = {
         "folder": given.folder.name,
         "model": given.model,
         "batch": given.batch,
         "settings": own,
-        "validation": float(best),
+        "validation": max(score for *_, score in curve),
         "epochs": len(seconds),
         "seconds": round(time.perf_counter() - start, 1),
         "epoch_seconds": round(statistics.median(seconds[1:] or seconds), 4),
