@@ -11,6 +11,12 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from aejax import devices
+
+# Items for each of a list, from which on a CPU is quicker to look for the list in the best blocks of items: as measured
+# for lists of 10 and of 100, among 1,682 items (no gain at 17 for each, a little at 168) and more.
+ITEMS_PER_PLACE = 128
+
 
 def mask_items(scores: jax.Array, items: jax.Array) -> jax.Array:
     """Scores `[B, I]`, padded items `[B, L]` -> scores with `-inf` at those items, which are then never recommended."""
@@ -32,14 +38,35 @@ def top_k_items(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """
     chex.assert_rank(scores, 2)
     count = scores.shape[1]
-    # top_k orders -0.0 below 0.0; they are equal scores, so the lower index must come first.
-    best, items = jax.lax.top_k(jnp.where(scores == 0.0, 0.0, scores), min(k, count))
+    is_long = count >= ITEMS_PER_PLACE * k and devices.on_cpu()
+    best, items = _of_best_blocks(scores, k) if is_long else _of_all(scores, min(k, count))
     items = jnp.where(jnp.isneginf(best), count, items)
     missing = ((0, 0), (0, k - best.shape[1]))
     return (
         jnp.pad(best, missing, constant_values=-jnp.inf),
         jnp.pad(items, missing, constant_values=count),
     )
+
+
+def _of_all(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    # top_k orders -0.0 below 0.0; they are equal scores, so the lower index must come first.
+    return jax.lax.top_k(jnp.where(scores == 0.0, 0.0, scores), k)
+
+
+def _of_best_blocks(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The same, from the `k` blocks of neighbouring items whose largest scores are the best: an item of another block
+    has a larger score, or an equal one of a lower index, in each of these before it.
+
+    Blocks of about `(I / k)^1/2` items make the least of blocks and of items in `k` of them together.
+    """
+    rows, count = scores.shape
+    size = 1 << ((count // k).bit_length() // 2)
+    to_whole = ((0, 0), (0, -count % size))
+    largest = jax.lax.reduce_window(scores, -jnp.inf, jax.lax.max, (1, size), (1, size), to_whole)
+    blocks = jnp.sort(_of_all(largest, k)[1], axis=1)  # so that the lower index stays the first
+    items = (blocks[:, :, None] * size + jnp.arange(size)[None, None, :]).reshape(rows, k * size)
+    best, places = _of_all(jnp.take_along_axis(scores, items, axis=1, mode="fill", fill_value=-jnp.inf), k)
+    return best, jnp.take_along_axis(items, places, axis=1)
 
 
 class Caps(NamedTuple):

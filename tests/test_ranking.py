@@ -42,6 +42,46 @@ def test_negative_zero_ties_with_zero():
     assert items.tolist() == [[0, 1, 2, 3]]
 
 
+# Among so many items a list of 1 or 2 is looked for in the best blocks, whose size divides but the first number.
+many_items = st.sampled_from([512, 259])
+special = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 0.0, 0.5, 0.5, np.inf])
+
+
+@given(many_items, st.sampled_from([1, 2]), st.data())
+def test_the_best_blocks_hold_the_best_items(count, k, data):
+    assert count >= ranking.ITEMS_PER_PLACE * k
+    scores = np.full(count, data.draw(st.sampled_from([-np.inf, -1.0, -0.0, 0.0])), dtype=np.float32)
+    cells = data.draw(st.lists(st.tuples(st.integers(0, count - 1), special), max_size=12))
+    for item, score in cells:
+        scores[item] = score
+    both = np.stack([scores, scores[::-1]])
+    best, items = jax.jit(ranking.top_k_items, static_argnums=1)(jnp.asarray(both), k)
+    for row in range(2):
+        expected = [item for item in ranked(both[row], set()) if both[row, item] > -np.inf][:k]
+        missing = k - len(expected)
+        assert items[row].tolist() == expected + [count] * missing
+        assert best[row].tolist() == both[row, expected].tolist() + [-np.inf] * missing
+
+
+@pytest.mark.parametrize(("count", "k"), [(3000, 10), (1283, 10), (5121, 40)])
+@pytest.mark.parametrize("digits", [0, 1, 7])
+def test_a_list_from_the_best_blocks_is_the_head_of_the_sorted_items(count, k, digits):
+    scores = np.asarray(jax.random.normal(jax.random.key(count), (5, count))).round(digits)
+    scores[1, ::2], scores[2, 5:], scores[3] = -np.inf, -np.inf, 0.0
+    best, items = ranking.top_k_items(jnp.asarray(scores), k)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    expected = np.take_along_axis(scores, order, axis=1)
+    np.testing.assert_array_equal(best, expected)
+    np.testing.assert_array_equal(items, np.where(np.isneginf(expected), count, order))
+
+
+def test_nan_comes_first_from_the_best_blocks_too():
+    scores = jnp.zeros((1, 1000)).at[0, 700].set(jnp.nan).at[0, 900].set(jnp.inf)
+    best, items = ranking.top_k_items(scores, 3)
+    assert items.tolist() == [[700, 900, 0]]
+    assert np.isnan(best[0, 0])
+
+
 def test_all_items_masked_leaves_nothing():
     masked = ranking.mask_items(jnp.ones((1, 4)), jnp.arange(4)[None, :])
     best, items = ranking.top_k_items(masked, 6)
