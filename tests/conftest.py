@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -35,6 +36,12 @@ settings.register_profile("aejax", deadline=None, max_examples=30, derandomize=T
 settings.load_profile("aejax")
 
 USERS, ITEMS = 60, 30
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: it is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
