@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from aejax.cli import main
+from aejax.experiment import fitting
 
 ORDER_COLUMNS = ["order_id", "customer_id", "created_at", "lineitem_sku", "lineitem_quantity"]
 
@@ -40,6 +44,18 @@ def run(*arguments: object) -> object:
     except SystemExit as stop:
         return stop.code
     return 0
+
+
+def fit_slowly(words: Sequence[str]) -> None:
+    """A command in a process that is killed: every epoch is saved, and takes long enough for a kill to fall between."""
+    listen = fitting._SavedProgress.listen
+
+    def slow(*told: Any) -> None:
+        listen(*told)
+        time.sleep(0.1)
+
+    fitting.SAVE_EVERY_S, fitting._SavedProgress.listen = 0.0, slow
+    run(*words)
 
 
 def fitted(shop: Path, folder: Path, model: str, *options: object) -> Path:

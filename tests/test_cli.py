@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from crash_test import PROCESSES
 
 from aejax import experiment, recommendation
 from aejax.experiment import fitting
@@ -288,14 +289,7 @@ def test_a_fit_killed_at_any_moment_resumes_to_the_same_bits(shop, tmp_path):
     options = [shop, "--model", "multvae", "--epochs", "12", *SMALL]
     assert run("fit", *options, "--run", tmp_path / "whole") == 0
     assert run("recommend", tmp_path / "whole") == 0
-    code = (
-        "import sys, time\nfrom aejax.experiment import fitting\nfitting.SAVE_EVERY_S = 0.0\n"
-        "listen = fitting._SavedProgress.listen\n"
-        "def slow(*arguments):\n    listen(*arguments)\n    time.sleep(0.1)\n"  # so that a kill falls between epochs
-        "fitting._SavedProgress.listen = slow\n"
-        "from aejax.cli import main\nmain(sys.argv[1:])"
-    )
-    command = [sys.executable, "-c", code, "fit", *map(str, options), "--run", str(tmp_path / "killed")]
+    words = ["fit", *map(str, options), "--run", str(tmp_path / "killed")]
     log = tmp_path / ".killed.unfinished" / "log.jsonl"
 
     def lines():
@@ -303,18 +297,19 @@ def test_a_fit_killed_at_any_moment_resumes_to_the_same_bits(shop, tmp_path):
 
     rng = np.random.default_rng(0)
     before: list[str] = []
-    for kill in range(4):
-        process = subprocess.Popen([*command, *(["--resume"] if log.exists() else [])])
-        wait_for(lambda before=before: len(lines()) >= len(before) + 4, process)
+    for stage in ("select", "refit"):
+        process = PROCESSES.Process(target=shops.fit_slowly, args=([*words, *(["--resume"] if before else [])],))
+        process.start()
+        wait_for(lambda stage=stage: sum(f'"{stage}"' in line for line in lines()) >= 4, process)
         time.sleep(rng.uniform(0.0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert not (tmp_path / "killed").exists()
         # What was trained and saved before the kill stands as it was: the resumed fit went on behind it.
         assert lines()[: len(before)] == before
         before = lines()[:-2]  # the last epochs may have been killed before they were saved
-        assert len(before) > kill
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert run(*words, "--resume") == 0
     assert run("recommend", tmp_path / "killed") == 0
     for file in ("metrics.json", "log.jsonl", "report.html", "recommendations.csv"):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
@@ -323,7 +318,7 @@ def test_a_fit_killed_at_any_moment_resumes_to_the_same_bits(shop, tmp_path):
 def wait_for(happened, process):
     deadline = time.monotonic() + 120
     while not happened():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
 
 

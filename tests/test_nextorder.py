@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from aejax import runs
 from aejax.interactions import Interactions, Vocabulary, histories_of
 from aejax.models import nextorder
 from aejax.models.nextorder import NextOrderSettings
 from tests import silent
-from tests.shops import run, write_shop
 
 SMALL = NextOrderSettings(epochs=2, batch_size=16, latent_dim=5, l2=3.0, own_hidden=3, orders_per_epoch=2)
 
@@ -174,9 +174,12 @@ def test_a_rhythm_is_learned():
     assert soon[0] - soon[1] > due[0] - due[1] + 1
 
 
-def test_a_run_without_decay_is_stored_and_read_back(tmp_path):
-    shop = write_shop(tmp_path / "shop")
-    options = ("--model", "nextorder", "--split", "last-order", "--epochs", 1, "--set", "half_lives=", "latent_dim=2")
-    assert run("fit", shop, *options, "--run", tmp_path / "run") == 0
-    assert run("evaluate", tmp_path / "run", "--json", tmp_path / "again.json") == 0
-    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "run" / "metrics.json").read_bytes()
+def test_a_network_without_decay_is_stored_and_read_back(tiny_lines, tmp_path):
+    """It lacks a parameter that others have."""
+    settings = dataclasses.replace(SMALL, half_lives=())
+    model, _ = fitted(tiny_lines, settings)
+    runs.save_state(tmp_path / "state", model.state())
+    again = nextorder.restore(runs.load_state(tmp_path / "state"), settings, items=len(tiny_lines.items))
+    histories = histories_at(tiny_lines, "2024-08-01")
+    scores, expected = (np.asarray(one.scores(one.encode(histories))) for one in (again, model))
+    np.testing.assert_array_equal(scores, expected)

@@ -61,7 +61,7 @@ def assert_same(found: list[tuple[int, float]], expected: list[tuple[int, float]
 def all_examples(examples: batching.Examples) -> orders.Example:
     """Every example in one batch, as the widest cut gives it."""
     numbers = jnp.arange(len(examples.data[0].start) - 1)
-    return jax.device_get(examples.cuts[-1](examples.data, numbers)[0])
+    return jax.device_get(jax.jit(examples.cuts[-1])(examples.data, numbers)[0])
 
 
 def test_every_order_with_one_before_it_is_an_example(lines):
@@ -139,19 +139,21 @@ def test_a_pass_draws_one_example_of_each_stretch_of_a_customers_orders(lines, p
     examples = orders.next_orders(lines, "m", latest=None, per_pass=per_pass)
     data = examples.data[0]
     count = len(data.start) - 1
+    draw, cuts = jax.jit(examples.draw, static_argnums=2), [jax.jit(cut) for cut in examples.cuts]
     owner = np.cumsum(np.diff(np.asarray(data.start)[:-1], prepend=-1) != 0) - 1
     drawn = []
     for seed in range(4):
-        batches, shapes = examples.draw(examples.data, jax.random.key(seed), 16)
+        batches, shapes = draw(examples.data, jax.random.key(seed), 16)
         chosen, drawn_now = np.asarray(batches), []
         for batch, shape in zip(chosen, np.asarray(shapes), strict=True):
             real = batch[batch < count]
             drawn_now += real.tolist()
             # Its shape holds all of each example.
-            inputs = examples.cuts[shape](examples.data, jnp.asarray(batch))[0].inputs
+            example, weight = cuts[shape](examples.data, jnp.asarray(batch))
+            inputs = example.inputs
             lines_of = np.asarray(data.stop)[real] - np.asarray(data.start)[real]
             assert np.all((np.asarray(inputs.slots) < inputs.items.shape[1]).sum(axis=1)[batch < count] == lines_of)
-            np.testing.assert_array_equal(examples.cuts[shape](examples.data, jnp.asarray(batch))[1], batch < count)
+            np.testing.assert_array_equal(weight, batch < count)
         assert len(set(drawn_now)) == len(drawn_now) == examples.count
         for user in range(owner.max() + 1):
             own = np.flatnonzero(owner == user)
@@ -161,7 +163,12 @@ def test_a_pass_draws_one_example_of_each_stretch_of_a_customers_orders(lines, p
             assert np.all((edges[:-1] <= places) & (places < edges[1:]))
         drawn.append(tuple(sorted(drawn_now)))
     assert (len(set(drawn)) > 1) == (per_pass is not None)
-    assert not np.array_equal(batches, examples.draw(examples.data, jax.random.key(9), 16)[0])
+    assert not np.array_equal(batches, draw(examples.data, jax.random.key(9), 16)[0])
+
+
+def width_of(cut, data) -> int:
+    """How many purchases of a customer a cut has room for."""
+    return jax.eval_shape(cut, data, jnp.array([0]))[0].inputs.slots.shape[1]
 
 
 def test_few_long_histories_do_not_lengthen_those_of_others(lines):
@@ -179,9 +186,9 @@ def test_few_long_histories_do_not_lengthen_those_of_others(lines):
         for name in ("user", "item", "quantity", "order", "at")
     }
     wide = orders.next_orders(dataclasses.replace(lines, **columns), "m", latest=None, per_pass=4)
-    widths = [cut(wide.data, jnp.array([0]))[0].inputs.slots.shape[1] for cut in wide.cuts]
+    widths = [width_of(cut, wide.data) for cut in wide.cuts]
     plain = orders.next_orders(lines, "m", latest=None, per_pass=4)
-    assert widths[0] == plain.cuts[-1](plain.data, jnp.array([0]))[0].inputs.slots.shape[1]
+    assert widths[0] == width_of(plain.cuts[-1], plain.data)
     assert widths[-1] > 10 * widths[0]
     _, shapes = wide.draw(wide.data, jax.random.key(0), 16)
     assert (np.asarray(shapes) == len(widths) - 1).sum() == 1

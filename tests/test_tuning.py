@@ -79,7 +79,7 @@ def test_values_are_searched_where_products_are_bought_again(again, dated, tiny_
 
 def test_an_interrupted_search_ends_with_the_same_trials(shop, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("aejax.experiment.tuning.STARTUP", 2)  # so that the estimator proposes most of them
-    options = ("tune", shop, "--model", "multvae", "--trials", 6, "--epochs", 3, "--set", "hidden=8", "dropout=.5")
+    options = ("tune", shop, "--model", "multvae", "--trials", 5, "--epochs", 3, "--set", "hidden=8", "dropout=.5")
     assert run(*options, "--run", tmp_path / "whole") == 0
     count = []
 
@@ -111,7 +111,7 @@ def test_a_hopeless_network_is_stopped_early(shop, tmp_path, monkeypatch):
         "--model",
         "multvae",
         "--trials",
-        6,
+        4,
         "--epochs",
         8,
         "--set",
