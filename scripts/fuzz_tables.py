@@ -82,8 +82,9 @@ def shops(draw: st.DrawFn) -> Shop:
         suffix = draw(st.sampled_from(SUFFIXES[:6] if mild else SUFFIXES))
         files[table + suffix] = draw(packed(content, suffix, mild))
         rows = count if table == "orders" else rows
-    options = ["--columns", *MAPPING] if german and "customers" in str(files) else []
-    options = [word for word in options if word == "--columns" or word.split(".")[0] in str(files)]
+    there = {name.partition(".")[0] for name in files}
+    options = ["--columns", *(pair for pair in MAPPING if pair.partition(".")[0] in there)]
+    options = options if german and "customers" in there else []
     return Shop(files, options, rows, mild or draw(st.booleans()))
 
 
@@ -99,19 +100,21 @@ def tables(draw: st.DrawFn, table: str, names: tuple[str, ...], mild: bool) -> t
         "created_at": DATES, "Datum": DATES, "lineitem_quantity": NUMBERS, "Menge": NUMBERS, "Preis": NUMBERS,
         "price": NUMBERS, "lineitem_price": NUMBERS,
     }  # fmt: skip
+    ids = st.sampled_from(IDS[:4])
     tame = mild or draw(st.integers(0, 2)) > 0
     dates = draw(st.sampled_from((DATES[:2], DATES[6:8], DATES)[: 3 - mild]))
     numbers = draw(st.sampled_from((NUMBERS[:5], ("1,0", "2,0", "1.000,0"), NUMBERS)[: 3 - mild]))
 
-    def cell(name: str, row: int) -> str:
-        kind = cells.get(name, IDS)
-        if tame:
-            kind = dates if kind is DATES else numbers if kind is NUMBERS else IDS
-            if table != "orders" and name == header[0]:
-                return f"{draw(st.sampled_from(IDS[:4]))}{row}"
-            return draw(st.sampled_from(kind))
+    kinds = {DATES: dates, NUMBERS: numbers, IDS: IDS} if tame else {DATES: DATES, NUMBERS: NUMBERS, IDS: IDS}
+    drawn = {kind: st.sampled_from(some) for kind, some in kinds.items()}  # made once: that costs more than a draw
+    if not tame:
         hostile = st.sampled_from(HOSTILE) | st.text(max_size=5)
-        return draw(st.one_of(*[st.sampled_from(kind)] * 8, hostile))
+        drawn = {kind: st.one_of(*[some] * 8, hostile) for kind, some in drawn.items()}
+
+    def cell(name: str, row: int) -> str:
+        if tame and table != "orders" and name == header[0]:
+            return f"{draw(ids)}{row}"
+        return draw(drawn[cells.get(name, IDS)])
 
     body = [[cell(name, row) for name in header] for row in range(draw(st.integers(0 if not sound else 3, 12)))]
     if table == "orders" and sound:

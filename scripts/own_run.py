@@ -177,7 +177,6 @@ def read_to_matrix(data: str) -> dict[str, Any]:
     from aejax import datasets
     from aejax.interactions import net_returns
     from aejax.matrix import user_item_matrix
-    from aejax.tables import schemas  # noqa: F401 (else imported where the first table is checked)
 
     start = time.perf_counter()
     matrix = user_item_matrix(net_returns(datasets.read(Path(data)).interactions), "quantity")

@@ -59,8 +59,7 @@ def read_baskets(path: Path, items: Vocabulary, known_ids: Mapping[str, str] = N
     sku_name, quantity_name = names["sku"] or "sku", names["quantity"]
     text.require_columns(file, {"customer_id": _CUSTOMER, sku_name: ("variant_sku", "product_id", "item_id", "id")})
     wanted = [name for name in ("customer_id", sku_name, quantity_name, "order_id", "created_at") if name in file.names]
-    table = text.read_columns(file, wanted)
-    columns = {name: text.coded(table[name]) for name in wanted}
+    columns = text.read_coded(file, wanted)
     customer, sku = columns["customer_id"], columns[sku_name]
     customer = addresses.replaced(
         customer, lambda ids: addresses.without_addresses(ids, f"--baskets {path.name}", known_ids)

@@ -234,9 +234,7 @@ def _read(
     if name in file.names or not several:
         text.require_columns(file, {name: synonyms})
         several = [name]
-    wanted = [*several, *(other for other in more if other in file.names)]
-    table = text.read_columns(file, wanted)
-    return {other: text.coded(table[other]) for other in wanted}
+    return text.read_coded(file, [*several, *(other for other in more if other in file.names)])
 
 
 def _read_parquet(path: Path, option: str, name: str, more: Sequence[str], wide: bool) -> dict[str, Coded]:

@@ -75,16 +75,18 @@ def clean(lines: OrderLines, source: str = "orders.csv") -> Cleaned:
 
     `source` is the file, for messages.
     """
-    rows = np.arange(len(lines.quantity), dtype=np.int32)
+    kept = np.ones(len(lines.quantity), dtype=bool)
     dropped: dict[str, np.ndarray] = {}
     for rule, broken in (
         (quality.NO_CUSTOMER, lines.customer.blank()),
         (quality.NO_PRODUCT, lines.sku.blank()),
         (quality.QUANTITY_IS_ZERO, lines.quantity == 0),
     ):
-        dropped[rule] = rows[broken[rows]]
-        rows = rows[~broken[rows]]
-    lines = lines.take(rows)
+        dropped[rule] = np.flatnonzero(broken & kept)
+        kept &= ~broken
+    rows = np.flatnonzero(kept)
+    if len(rows) < len(kept):
+        lines = lines.take(rows)
     order, at, warnings = _orders(lines)
     if at is not None and (undated := np.isnat(at)).any():
         dropped[quality.NO_DATE] = rows[undated]
@@ -113,18 +115,17 @@ def _orders(lines: OrderLines) -> tuple[np.ndarray | None, np.ndarray | None, li
     if lines.order is None:
         if lines.at is None:
             return None, None, []
-        moment = lines.at.view(np.int64) if lines.at.dtype == "datetime64[s]" else lines.at.astype(np.int64)
-        moment_code, moments = pd.factorize(moment)
+        moment_code, moments = pd.factorize(lines.at.view(np.int64))
         key = lines.customer.codes.astype(np.int64) * len(moments) + moment_code
         told = ["no order_id: a customer's lines of one created_at are taken as one order"]
         return pd.factorize(key)[0].astype(np.int32), lines.at, told
     order, warnings = _by_order_id(lines.order, lines.customer)
     if lines.at is None:
         return order, None, warnings
-    at = lines.at.astype(np.int64)
+    at = lines.at.view(np.int64)
     dated = at != _NO_DATE
     earliest = np.full(int(order.max(initial=-1)) + 1, _NEVER)
-    np.minimum.at(earliest, order[dated], at[dated])
+    np.minimum.at(earliest, order, at if dated.all() else np.where(dated, at, _NEVER))
     earliest[earliest == _NEVER] = _NO_DATE
     at_order = earliest[order]
     several = np.unique(order[dated & (at != at_order)])

@@ -1,5 +1,7 @@
 """Clean order lines, customers and products of a shop, however they were exported -> the data set and its account."""
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import dataclasses
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from aejax import quality
 from aejax.errors import InputError
@@ -152,7 +156,8 @@ def _with_rows(frame: pd.DataFrame, name: str, new: np.ndarray) -> pd.DataFrame:
 def _titled(products: pd.DataFrame, known: Mapping[str, str]) -> pd.DataFrame:
     """The products with `title` as second column; what the orders say, or the SKU, stands in for a missing title."""
     titles = products["title"].str.strip() if "title" in products else pd.Series("", index=products.index, dtype="str")
-    titles = titles.where(titles != "", products["sku"].map(lambda sku: known.get(sku, sku)))
+    untitled = (titles == "").to_numpy()
+    titles[untitled] = products.loc[untitled, "sku"].map(lambda sku: known.get(sku, sku))
     others = [name for name in products.columns if name not in ("sku", "title")]
     return products[["sku"]].assign(title=titles, **{name: products[name] for name in others})
 
@@ -176,7 +181,8 @@ def _described(products: pd.DataFrame) -> bool:
 
 def _not_among(used: np.ndarray, known: pd.Series) -> np.ndarray:
     """The ids that are used and not known, in their order."""
-    return used[pd.Index(known.to_numpy(dtype=object)).get_indexer(used) < 0]
+    there = pc.is_in(pa.array(used, pa.large_string()), value_set=pa.array(known, pa.large_string()))
+    return used[~there.to_numpy(zero_copy_only=False)]
 
 
 def _unknown(unknown: np.ndarray, noun: str, source: str, where: str | None) -> list[str]:

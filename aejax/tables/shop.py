@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
@@ -53,10 +54,13 @@ def read_shop(folder: Path, mapping: Mapping[str, str] = MappingProxyType({})) -
     """
     found = columns.find(folder, mapping)
     customers, known, warnings = _read_customers(found, mapping)
-    lines, orders_file, guessed = _read_orders(found["orders"], mapping, known)
-    products, told = _read_entities(found, "products", mapping, quality.NO_PRODUCT)
+    with ThreadPoolExecutor(max_workers=1) as beside:  # pyarrow works outside the interpreter's lock
+        waiting = beside.submit(_read_entities, found, "products", mapping, quality.NO_PRODUCT)
+        lines, orders_file, guessed = _read_orders(found["orders"], mapping, known)
+        cleaned = clean(lines, found["orders"].name)
+        products, told = waiting.result()
     return joining.dataset_of(
-        clean(lines, found["orders"].name),
+        cleaned,
         OrderFiles([orders_file], [len(lines.quantity)], (*_ORDERS_NEED, *_ORDERS_USE)),
         customers,
         products,
@@ -79,9 +83,8 @@ def _read_orders(
 ) -> tuple[OrderLines, TextFile, list[str]]:
     """The order lines, their file, and what was guessed; `known` are the shop's ids by address."""
     file = columns.open_table(path, "orders", mapping, _ORDERS_NEED)
-    table = text.read_columns(file, [name for name in (*_ORDERS_NEED, *_ORDERS_USE) if name in file.names])
-    cells = {name: text.coded(table[name]) for name in table.column_names}
-    del table
+    names = [name for name in (*_ORDERS_NEED, *_ORDERS_USE) if name in file.names]
+    cells = text.read_coded(file, names)
     cells, guessed = values.with_points(file, cells, ("lineitem_quantity", "lineitem_price"))
     order, created_at, price = (
         None if (column := cells.get(name)) is None or column.blank().all() else column for name in _ORDERS_USE

@@ -49,12 +49,13 @@ class Scan:
     quotes: int
 
 
-def scan(path: Path, encoding: str | None = None) -> Scan:
+def scan(path: Path, encoding: str | None = None, *, whole: bool = True) -> Scan:
     """Find out how a file is encoded: by its byte order mark, as UTF-8 where every byte fits, else as Windows-1252.
 
     Args:
       path: the file.
       encoding: what it is said to be; None: find out.
+      whole: look at all of it, not at its first piece alone.
 
     Raises:
       InputError: it is empty or damaged, does not fit the encoding said, is none of these, or holds a NUL.
@@ -69,7 +70,7 @@ def scan(path: Path, encoding: str | None = None) -> Scan:
         candidates.append("cp1252")
     for codec in candidates:
         try:
-            quotes = _quotes(path, codec)
+            quotes = _quotes(path, codec, whole)
         except UnicodeError:
             continue
         return Scan(codec, start.startswith(codecs.BOM_UTF8), quotes)
@@ -140,13 +141,13 @@ def check_members(path: Path, archive: zipfile.ZipFile) -> None:
     check_expansion(path, sum(entry.file_size for entry in archive.infolist()))
 
 
-def _quotes(path: Path, codec: str) -> int:
-    """How many quotes there are, where all of it is of this encoding.
+def _quotes(path: Path, codec: str, whole: bool) -> int:
+    """How many quotes there are, where all of it (or its first piece) is of this encoding.
 
     Raises:
       UnicodeError: it is not.
     """
-    quotes, lines = 0, 1
+    quotes = 0
     decoder = codecs.getincrementaldecoder("utf-8")()
     within = False
     for chunk in chunks(path, codec):
@@ -154,12 +155,24 @@ def _quotes(path: Path, codec: str) -> int:
             decoder.decode(chunk)
             within = bool(decoder.getstate()[0])
         if b"\0" in chunk:
-            line = lines + chunk[: chunk.index(b"\0")].count(b"\n")
-            raise InputError(f"{path.name}:{line}: a NUL byte, which no text has; export the file again as UTF-8")
-        quotes += chunk.count(b'"')
-        lines += chunk.count(b"\n")
+            raise _with_nul(path, codec)
+        if b'"' in chunk:  # found much faster than counted
+            quotes += chunk.count(b'"')
+        if not whole:
+            return quotes
     decoder.decode(b"", final=True)
     return quotes
+
+
+def _with_nul(path: Path, codec: str) -> InputError:
+    """The error for the first NUL of a file that has one."""
+    line = 1
+    for chunk in chunks(path, codec):
+        before, nul, _ = chunk.partition(b"\0")
+        line += before.count(b"\n")
+        if nul:
+            break
+    return InputError(f"{path.name}:{line}: a NUL byte, which no text has; export the file again as UTF-8")
 
 
 def _unpacked(path: Path) -> io.BufferedReader:

@@ -34,6 +34,7 @@ from aejax.tables.grids import Grid
 SUFFIXES = (*sources.TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in sources.TEXT_SUFFIXES), ".zip", *grids.SUFFIXES)
 SEPARATORS = ",;\t|"
 _SAMPLE = 50  # records by which a separator is recognised
+_BLOCK = 2 << 20  # of pyarrow: larger ones take more memory, and of smaller ones each has its own distinct values
 _LARGEST_RECORD = 64 << 20
 csv.field_size_limit(_LARGEST_RECORD)
 _CODED = pa.dictionary(pa.int32(), pa.string())
@@ -141,7 +142,27 @@ def open_text(
     if path.suffix in grids.SUFFIXES:
         grid = grids.open_grid(path)
         return TextFile(path, grid.header, _names(path, grid.header, name_of), grid=grid, told=grid.told)
-    scan = sources.scan(path, encoding)
+    return _opened(path, sources.scan(path, encoding), separator, quoted, encoding, name_of)
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """The names that the columns of delimited text go by, told from its first piece.
+
+    Raises:
+      InputError: see `open_text`, as far as the first piece tells.
+    """
+    return _opened(path, sources.scan(path, whole=False), None, True, None, normalised_name).names
+
+
+def _opened(
+    path: Path,
+    scan: sources.Scan,
+    separator: str | None,
+    quoted: bool,
+    encoding: str | None,
+    name_of: Callable[[str], str],
+) -> TextFile:
+    """A file of delimited text that has been looked at; see `open_text`."""
     told = ()
     if scan.encoding != "utf-8" and encoding is None:
         known = {"cp1252": "Windows-1252"}.get(scan.encoding, scan.encoding.upper())
@@ -253,7 +274,7 @@ def read_columns(file: TextFile, columns: Sequence[str], *, coded: bool = True) 
         if file.quotes % 2:
             _check_quotes(file)
         try:
-            table = _read_csv(file, wanted, _CODED if coded else pa.string(), sources.CHUNK)
+            table = _read_csv(file, wanted, _CODED if coded else pa.string(), _BLOCK)
         except pa.ArrowInvalid as problem:
             if "straddling" not in str(problem):
                 raise _explained(file, problem) from None
@@ -264,6 +285,12 @@ def read_columns(file: TextFile, columns: Sequence[str], *, coded: bool = True) 
     if table.num_rows == 0:
         raise _no_rows(file)
     return table.rename_columns(list(columns))
+
+
+def read_coded(file: TextFile, columns: Sequence[str]) -> dict[str, Coded]:
+    """Read columns, each as its distinct trimmed values and codes; see `read_columns`."""
+    table = read_columns(file, columns)
+    return {name: coded(table[name]) for name in columns}
 
 
 def _read_csv(file: TextFile, wanted: Sequence[str], kind: pa.DataType, block_size: int) -> pa.Table:
@@ -291,8 +318,12 @@ def coded(column: pa.ChunkedArray) -> Coded:
     whole = column.unify_dictionaries().combine_chunks()
     if isinstance(whole, pa.ChunkedArray):  # pyarrow < 21 returns one chunk, wrapped
         whole = whole.chunk(0)
-    trimmed = pc.utf8_trim_whitespace(whole.dictionary).dictionary_encode()
-    return Coded(trimmed.dictionary, trimmed.indices.to_numpy()[whole.indices.to_numpy()])
+    codes = whole.indices.to_numpy()
+    trimmed = pc.utf8_trim_whitespace(whole.dictionary)
+    if trimmed.equals(whole.dictionary):
+        return Coded(trimmed, codes)
+    again = trimmed.dictionary_encode()  # some may be equal but for blanks around them
+    return Coded(again.dictionary, again.indices.to_numpy()[codes])
 
 
 def physical_lines(file: TextFile, rows: Iterable[int]) -> list[int]:

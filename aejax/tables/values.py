@@ -1,22 +1,25 @@
-"""What the cells of a text column mean: schemas that look at each distinct value once, however long the column."""
+"""What the cells of a text column mean; each distinct value is looked at once, however long the column."""
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from aejax.errors import InputError
 from aejax.quality import shown
 from aejax.tables.text import Coded, TextFile, physical_lines, place
 
-if TYPE_CHECKING:
-    from pandera.pandas import DataFrameSchema
+LARGEST_QUANTITY = 1_000_000
+_LATEST_UNIX = 7_258_118_400  # 2200-01-01: above it a timestamp is in milliseconds
 
 _COMMA_NUMBER = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"
 _OTHER_DATE = r"^(?P<first>\d{1,2})(?P<mark>[./-])(?P<second>\d{1,2})(?P=mark)(?P<year>\d{4}|\d{2})(?:$|\D)"
@@ -28,10 +31,13 @@ def quantities(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a whole number, or above a million.
     """
-    from aejax.tables import schemas
-
-    number = _checked(file, name, column, schemas.QUANTITIES, _numbers)["number"].to_numpy()
+    expected = f"a whole number from -{LARGEST_QUANTITY:,} to {LARGEST_QUANTITY:,} without separators, such as 2"
+    number = _checked(file, name, column, _numbers, _is_quantity, expected)
     return number.astype(np.int32)[column.codes]
+
+
+def _is_quantity(number: np.ndarray) -> np.ndarray:
+    return (number == np.round(number)) & (np.abs(number) <= LARGEST_QUANTITY)
 
 
 def moments(file: TextFile, name: str, column: Coded) -> tuple[np.ndarray, list[str]]:
@@ -41,18 +47,18 @@ def moments(file: TextFile, name: str, column: Coded) -> tuple[np.ndarray, list[
     Raises:
       InputError: one is no date, or the dates may be read with the day first or the month first.
     """
-    from aejax.tables import schemas
-
     form, told = file.date_format, []
+    if form is None and (at := _plain_dates(column.values)) is not None:
+        return at[column.codes], told
     if form is None and (style := _style(column.values.to_pandas().astype("str"))) is not None:
         form = _form_of(file, name, style)
         told = [f"{name} of {file.path.name} was read as {_written(form)}"]
     if form is None:
-        at = _checked(file, name, column, schemas.MOMENTS, _dates, blank_allowed=True)["at"]
+        parse, expected = _dates, "an ISO date such as 2024-05-01, 2024-05-01T09:58:12 or 2024-05-01 09:58:12 +0200"
     else:
-        schema = schemas.dates_written(_written(form))
-        at = _checked(file, name, column, schema, lambda text: _formatted(text, form), blank_allowed=True)["at"]
-    return at.to_numpy().astype("datetime64[s]")[column.codes], told
+        parse, expected = partial(_formatted, form=form), f"a date written {_written(form)}"
+    at = _checked(file, name, column, parse, lambda at: ~np.isnat(at), expected, blank_allowed=True)
+    return at[column.codes], told
 
 
 def with_points(
@@ -163,8 +169,8 @@ def _form_of(file: TextFile, name: str, style: pd.DataFrame) -> str:
     return mark.join((*date, "%Y" if (style["year"].str.len() == 4).any() else "%y"))
 
 
-def _formatted(text: pd.Series, form: str) -> pd.DataFrame:
-    """Dates of a form, with or without a time of day behind them where the form has none."""
+def _formatted(text: pd.Series, form: str) -> np.ndarray:
+    """Datetime64[s] of dates of a form, with or without a time of day behind them where the form has none; else NaT."""
     at = pd.Series(pd.NaT, index=text.index, dtype="datetime64[s]")
     times = [""] if re.search("%[HIMSTcfpXzZ]", form) else ["", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p"]
     try:
@@ -176,7 +182,7 @@ def _formatted(text: pd.Series, form: str) -> pd.DataFrame:
             at[missing] = parsed.dt.tz_localize(None).astype("datetime64[s]")
     except (ValueError, OverflowError):
         raise InputError(f'date_format is "{form}"; expected one such as "%d.%m.%Y" or "%d.%m.%Y %H:%M"') from None
-    return pd.DataFrame({"written": at.notna(), "at": at})
+    return at.to_numpy()
 
 
 def _written(form: str) -> str:
@@ -192,9 +198,7 @@ def ratings(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number.
     """
-    from aejax.tables import schemas
-
-    return _checked(file, name, column, schemas.RATINGS, _numbers)["number"].to_numpy()[column.codes]
+    return _checked(file, name, column, _numbers, np.isfinite, "a number such as 4.5")[column.codes]
 
 
 def prices(file: TextFile, name: str, column: Coded) -> np.ndarray:
@@ -203,9 +207,8 @@ def prices(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number.
     """
-    from aejax.tables import schemas
-
-    number = _checked(file, name, column, schemas.PRICES, _numbers, blank_allowed=True)["number"].to_numpy()
+    expected = "a number without currency, such as 4.50"
+    number = _checked(file, name, column, _numbers, np.isfinite, expected, blank_allowed=True)
     return number.astype(np.float32)[column.codes]
 
 
@@ -215,9 +218,8 @@ def unix_moments(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number, or beyond the year 2200.
     """
-    from aejax.tables import schemas
-
-    number = _checked(file, name, column, schemas.UNIX_SECONDS, _numbers)["number"].to_numpy()
+    expected = "Unix seconds such as 1714557492 (milliseconds are to be divided by 1000)"
+    number = _checked(file, name, column, _numbers, lambda number: np.abs(number) <= _LATEST_UNIX, expected)
     return number.astype(np.int64).astype("datetime64[s]")[column.codes]
 
 
@@ -233,49 +235,53 @@ def check_unique(file: TextFile, name: str, ids: pd.Series, rows: np.ndarray) ->
     Raises:
       InputError: one does; names it and both its lines.
     """
-    from pandera import errors
-
-    from aejax.tables import schemas
-
-    try:
-        schemas.IDS.validate(pd.DataFrame({"id": ids.to_numpy()}), lazy=True)
-    except errors.SchemaErrors as problem:
-        first = int(problem.failure_cases["index"].min())
+    repeated = ids.duplicated(keep=False).to_numpy()
+    if repeated.any():
+        first = int(repeated.argmax())
         second = int(np.flatnonzero((ids == ids.iloc[first]).to_numpy())[1])
         line, again = physical_lines(file, [rows[first], rows[second]])
         raise InputError(
             f"{file.path.name}:{again}: {name} {shown(ids.iloc[first])} stands in line {line} already; keep one of them"
-        ) from None
+        )
 
 
 def _checked(
     file: TextFile,
     name: str,
     column: Coded,
-    schema: DataFrameSchema,
-    parse: Callable[[pd.Series], pd.DataFrame],
+    parse: Callable[[pd.Series], np.ndarray],
+    holds: Callable[[np.ndarray], np.ndarray],
+    expected: str,
     blank_allowed: bool = False,
-) -> pd.DataFrame:
-    """The distinct values `[V]`, parsed and validated; the message names the first row with a bad one."""
+) -> np.ndarray:
+    """The distinct values `[V]`, parsed; the message names the first row with one that does not hold."""
     distinct = column.values.to_pandas().astype("str")
     parsed = parse(distinct)
-    present = parsed.loc[distinct != ""] if blank_allowed else parsed
-    from pandera import errors
-
-    try:
-        schema.validate(present, lazy=True)
-    except errors.SchemaErrors as problem:
-        bad = problem.failure_cases["index"].to_numpy().astype(int)
-        row = int(np.flatnonzero(np.isin(column.codes, bad))[0])
+    bad = ~holds(parsed)
+    if blank_allowed:
+        bad &= (distinct != "").to_numpy()
+    if bad.any():
+        row = int(bad[column.codes].argmax())
         found = shown(column.text(row)) if column.text(row) else "blank"
-        raise InputError(f"{place(file, row)}: {name} is {found}; expected {schema.description}") from None
+        raise InputError(f"{place(file, row)}: {name} is {found}; expected {expected}")
     return parsed
 
 
-def _numbers(text: pd.Series) -> pd.DataFrame:
-    return pd.DataFrame({"number": pd.to_numeric(text, errors="coerce")}, dtype=float)
+def _numbers(text: pd.Series) -> np.ndarray:
+    """Float64; NaN where it is none."""
+    return pd.to_numeric(text, errors="coerce").to_numpy(dtype=float)
 
 
-def _dates(text: pd.Series) -> pd.DataFrame:
+def _plain_dates(values: pa.StringArray) -> np.ndarray | None:
+    """Datetime64[s] where all are ISO dates or moments of whole seconds without a zone, or blank; else None."""
+    try:
+        return pc.if_else(pc.equal(values, ""), None, values).cast(pa.timestamp("s")).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _dates(text: pd.Series) -> np.ndarray:
+    """Datetime64[s] of ISO dates; NaT where it is none."""
     at = pd.to_datetime(text.str.removesuffix(" UTC"), format="ISO8601", utc=True, errors="coerce")
-    return pd.DataFrame({"written": text.str.match(r"\d{4}-\d{2}-\d{2}").astype(bool), "at": at.dt.tz_localize(None)})
+    written = text.str.match(r"\d{4}-\d{2}-\d{2}").to_numpy(dtype=bool)
+    return np.where(written, at.dt.tz_localize(None).to_numpy().astype("datetime64[s]"), np.datetime64("NaT", "s"))

@@ -117,15 +117,15 @@ def _recognised(path: Path) -> tuple[str | None, TextFile | None]:
     """What a file is an export of, and its header; by its name, else by its columns."""
     named = next((kind for kind, (name, _) in _KINDS.items() if fnmatch.fnmatch(path.name.lower(), name)), None)
     try:
-        file = text.open_text(path)
+        names = set(text.column_names(path))
+        if "customer_id" in names and "lineitem_sku" in names:
+            return None, None  # prepared orders
+        kind = named or next((kind for kind, (_, sets) in _KINDS.items() if any(own <= names for own in sets)), None)
+        return kind, text.open_text(path) if kind else None
     except InputError:
         if named:
             raise
         return None, None
-    names = set(file.names)
-    if "customer_id" in names and "lineitem_sku" in names:
-        return None, None  # prepared orders
-    return named or next((kind for kind, (_, sets) in _KINDS.items() if any(own <= names for own in sets)), None), file
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

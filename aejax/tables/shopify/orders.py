@@ -165,11 +165,9 @@ def _read(files: Sequence[TextFile]) -> tuple[_Rows, list[str]]:
 
 def _read_part(file: TextFile) -> tuple[_Rows, list[str]]:
     text.require_columns(file, _NEED)
-    table = text.read_columns(file, [name for name in (*_NEED, *_USE) if name in file.names])
-    count = table.num_rows
-    columns = {
-        name: text.coded(table[name]) if name in table.column_names else blank_column(count) for name in (*_NEED, *_USE)
-    }
+    columns = text.read_coded(file, [name for name in (*_NEED, *_USE) if name in file.names])
+    count = len(columns["name"].codes)
+    columns = {name: columns.get(name) or blank_column(count) for name in (*_NEED, *_USE)}
     sku, title = addresses.replaced(columns["lineitem_sku"], without_apostrophe), columns["lineitem_name"]
     no_line = sku.blank() & title.blank() & columns["lineitem_quantity"].blank()
     at, told = values.moments(file, "created_at", columns["created_at"])
