@@ -20,11 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from aejax.headings import task_columns
+from aejax.headings import REVENUE, digits, task_columns, with_revenue
 
 COLUMNS = ("precision@10", "recall_all@10", "recall@20", "ndcg@10", "ndcg@100", "hit@10", "mrr@10", "coverage@10")
 CUTOFFS = (1, 5, 10, 20, 50, 100)
-BY_CUTOFF = ("recall_all", "precision", "ndcg")
+BY_CUTOFF = ("recall_all", "precision", "ndcg", REVENUE.partition("@")[0])
 
 # Okabe and Ito (2008), without the yellow that vanishes on white: told apart with any colour vision. Further models
 # repeat the colours with other dashes and hollow marks.
@@ -87,6 +87,7 @@ def render(page: Mapping[str, Any]) -> str:
       One file that needs no other; the same page gives the same bytes.
     """
     models, logs = page["models"], page["logs"]
+    columns = with_revenue(COLUMNS, models)
     styles = _styles(list(models), page["best"])
     with matplotlib.style.context(["default", PLOT_STYLE]):
         plots = {
@@ -97,9 +98,9 @@ def render(page: Mapping[str, Any]) -> str:
         }
     return template("report.html.jinja").render(
         page=page,
-        columns=COLUMNS,
+        columns=columns,
         task_columns=task_columns(page["tasks"]),
-        best=_best_of_columns(models),
+        best=_best_of_columns(columns, models),
         styles=styles,
         plots=plots,
         settings={name: dict(_flat(row.get("settings") or {})) for name, row in models.items()},
@@ -125,22 +126,22 @@ def _count(number: int) -> str:
     return f"{number:,}"
 
 
-def _figure(value: float) -> str:
-    return f"{value:.4f}"
+def _figure(value: float, key: str = "") -> str:
+    return format(value, digits(key))
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+def _signed(value: float, key: str) -> str:
+    return format(value, f"+{digits(key)}").replace("-", "\N{MINUS SIGN}")
 
 
 def _short(value: float) -> str:
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _best_of_columns(models: Mapping[str, Any]) -> dict[str, float | None]:
+def _best_of_columns(columns: Sequence[str], models: Mapping[str, Any]) -> dict[str, float | None]:
     """The highest mean of each column; None where there is nothing to compare."""
     best: dict[str, float | None] = {}
-    for key in COLUMNS:
+    for key in columns:
         means = [row["metrics"][key]["mean"] for row in models.values() if key in row["metrics"]]
         best[key] = max(means) if len(means) > 1 else None
     return best
