@@ -14,7 +14,16 @@ from aejax import registry, runs
 from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
 from aejax.errors import InputError
 from aejax.evaluation import Evaluation, mean_with_interval
-from aejax.experiment.fitting import Fitted, Tested, begin_run, evaluate_test, finish_run, fit_model, resolved
+from aejax.experiment.fitting import (
+    Fitted,
+    Tested,
+    begin_run,
+    evaluate_test,
+    finish_run,
+    fit_model,
+    read_looked,
+    resolved,
+)
 from aejax.experiment.pages import comparison_page, write_report
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import Hooks
@@ -192,7 +201,7 @@ def _task_results(
     def means(model: str, task: str, kind: str) -> pd.DataFrame:
         if (model, task, kind) not in grouped.groups:
             return pd.DataFrame()
-        return _means(grouped.get_group((model, task, kind)))
+        return _means(pd.DataFrame(grouped.get_group((model, task, kind))))
 
     def intervals(frame: pd.DataFrame) -> dict[str, Any]:
         return mean_with_interval(_columns(frame)) if len(frame) else {}
@@ -254,7 +263,7 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per customer: the means of the metrics that every row has (in none, or in some splits alone, a target may
     have a price).
     """
-    keys = [key for key in rows.columns if "@" in key and rows[key].notna().all()]
+    keys = [key for key in rows.dropna(axis="columns").columns if "@" in key]
     return pd.DataFrame(rows.groupby("customer_id", sort=True)[keys].mean())
 
 
@@ -311,4 +320,4 @@ def _write_comparison(comparison: Comparison, unfinished: Path) -> None:
     finish_run(unfinished / "best", config, prepared, trial.fitted, trial.tested)
     environment = runs.read_json(unfinished / "best" / "environment.json")
     page = comparison_page(comparison.result, prepared, trial.fitted.model, comparison.logs, environment)
-    write_report(unfinished, page)
+    write_report(unfinished, {**page, "looked": read_looked(unfinished / "best")})
