@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,23 @@ def check(dataset: Dataset, kinds: Mapping[str, str], *, today: np.datetime64) -
     categories = [one.column for one in found["products"] if one.kind == "category"]
     return {
         **dataset.quality,
-        "findings": findings.to_json(findings.find(dataset, today=today)),
-        "distributions": distributions.distributions(dataset, categories),
+        **look(dataset, categories, today=today),
         "attributes": attributes.report(found),
+    }
+
+
+def look(dataset: Dataset, categories: Iterable[str], *, today: np.datetime64) -> dict[str, Any]:
+    """What is odd in a data set, and how its orders are spread: `findings` and `distributions`, as plain data.
+
+    Args:
+      dataset: as `datasets.read` gives it.
+      categories: the columns of the products that hold categories.
+      today: later dates are impossible.
+    """
+    netting = quality.account_for_returns(dataset.interactions)
+    return {
+        "findings": findings.to_json(findings.find(dataset, netting, today=today)),
+        "distributions": distributions.distributions(dataset.products, netting.bought, categories),
     }
 
 

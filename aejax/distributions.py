@@ -9,17 +9,18 @@ import numpy as np
 import pandas as pd
 
 from aejax.findings import orders_by_month, products_of_customers
-from aejax.interactions import Dataset, Interactions, net_returns
+from aejax.interactions import Interactions
 
 MOST_MONTHS = 120
 TOP_CATEGORIES = 10
 
 
-def distributions(dataset: Dataset, categories: Iterable[str] = ()) -> dict[str, Any]:
-    """How orders, quantities, products per customer, categories and prices are spread, returns netted.
+def distributions(table: pd.DataFrame, bought: Interactions, categories: Iterable[str] = ()) -> dict[str, Any]:
+    """How orders, quantities, products per customer, categories and prices are spread.
 
     Args:
-      dataset: the data; at least one purchase remains.
+      table: the products, with a column `sku`.
+      bought: purchases after returns; at least one.
       categories: the columns of the products that hold categories.
 
     Returns:
@@ -28,7 +29,6 @@ def distributions(dataset: Dataset, categories: Iterable[str] = ()) -> dict[str,
       `customers_with_one_product` (their share), `categories` column -> value -> products and purchases (the most
       bought ones), `prices` quantiles (None without prices).
     """
-    bought = net_returns(dataset.interactions)
     products = products_of_customers(bought)
     products = products[products > 0]
     return {
@@ -36,7 +36,7 @@ def distributions(dataset: Dataset, categories: Iterable[str] = ()) -> dict[str,
         "quantity": _spread(bought.quantity),
         "products_per_customer": _spread(products),
         "customers_with_one_product": float((products == 1).mean()),
-        "categories": {column: _top(dataset.products, bought, column) for column in categories},
+        "categories": {column: _top(table, bought, column) for column in categories},
         "prices": _prices(bought.price),
     }
 

@@ -31,7 +31,8 @@ class Evaluation:
 
     Attributes:
       users: `[n]` indices into the vocabulary.
-      values: metric key -> `[n]` float32, one value per user.
+      values: metric key -> `[n]` float32, one value per user; with those of `metrics.REVENUE_KEYS` where targets have
+        prices.
       coverage: share of the products that stand in any user's first `COVERAGE_AT`.
       unknown: how many of the users the model, or a part of it, does not know and took for the mean of those it knows.
     """
@@ -75,6 +76,12 @@ def _user_metrics(top: jax.Array, targets: jax.Array, counts: jax.Array, items: 
 
 
 @partial(jax.jit, static_argnames="items")
+def _user_revenue(top: jax.Array, paid: batching.Batch, items: int) -> dict[str, jax.Array]:
+    """Top items `[B, DEPTH]` and what was paid for targets -> revenue at every cut-off, each `[B]`."""
+    return dict(metrics.per_user_revenue(ranking.values_of(top, paid.items, paid.values, items)))
+
+
+@partial(jax.jit, static_argnames="items")
 def total_ndcg(top: jax.Array, targets: jax.Array, counts: jax.Array, items: int) -> jax.Array:
     """The same -> the sum of NDCG@100; padding has no target, so no hit, and adds 0."""
     return metrics.ndcg_at_k(ranking.membership(top, targets, items), jnp.maximum(counts, 1), 100).sum()
@@ -115,7 +122,11 @@ class Rows:
 
     def padded(self, matrix: sp.csr_array) -> jax.Array:
         """CSR `[n, I]` of the part -> the chunk's items `[B, L]`, padded with I."""
-        return jnp.asarray(batching.pad_rows(sp.csr_array(matrix[self.start : self.stop]), rows=self.count).items)
+        return jnp.asarray(self.batch(matrix).items)
+
+    def batch(self, matrix: sp.csr_array) -> batching.Batch:
+        """The same with the values of the cells."""
+        return batching.pad_rows(sp.csr_array(matrix[self.start : self.stop]), rows=self.count)
 
     def counts(self, matrix: sp.csr_array) -> jax.Array:
         """CSR `[n, I]` of the part -> the chunk's number of items per user `[B]`, 0 for padding."""
@@ -148,12 +159,14 @@ class Asked:
       targets: name -> `[n, I]` binary CSR; a user may have none.
       offered: `[I]` bool, what may be in the list; None: everything.
       share_of: `[n, I]` binary CSR, what was bought before, whose predicted share is asked for; None: it is not.
+      revenue: `[n, I]` CSR, what was paid for targets, whose sum over the list is asked for; None: it is not.
     """
 
     seen: sp.csr_array
     targets: Mapping[str, sp.csr_array]
     offered: np.ndarray | None = None
     share_of: sp.csr_array | None = None
+    revenue: sp.csr_array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,11 +178,13 @@ class Answer:
       values: name of targets -> metric key -> `[n]`; of no meaning for a user without such targets.
       share: `[n]`, of repeats, as the model predicts it, or else of `share_of` in the first `COVERAGE_AT` products;
         None where it was not asked for.
+      revenue: key of `metrics.REVENUE_KEYS` -> `[n]`; empty where it was not asked for.
     """
 
     first: np.ndarray
     values: dict[str, dict[str, np.ndarray]]
     share: np.ndarray | None
+    revenue: dict[str, np.ndarray]
 
     def coverage(self, users: np.ndarray | slice, part: HeldOut) -> float:
         """The share of the products offered that stand in the lists of these users."""
@@ -189,6 +204,7 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
     first: dict[str, list[np.ndarray]] = {name: [] for name in asked}
     shares: dict[str, list[np.ndarray]] = {name: [] for name in asked}
     values: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {name: [] for name in asked}
+    revenues: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in asked}
     for batch, rows in batches(model, part, chunk or batching.scoring_chunk(items)):
         scores = model.scores(batch)
         users = rows.stop - rows.start
@@ -206,13 +222,15 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
                 kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)
                 for kind, targets in one.targets.items()
             }
-            top, any_nan, found = jax.device_get((top, any_nan, found))
+            revenue = {} if one.revenue is None else _user_revenue(top, rows.batch(one.revenue), items)
+            top, any_nan, found, revenue = jax.device_get((top, any_nan, found, revenue))
             if any_nan:
                 raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
             first[name].append(top[:users, :COVERAGE_AT])
             values[name].append(
                 {kind: {key: value[:users] for key, value in of_kind.items()} for kind, of_kind in found.items()}
             )
+            revenues[name].append({key: value[:users] for key, value in revenue.items()})
     return {
         name: Answer(
             np.concatenate(first[name]),
@@ -221,13 +239,14 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
                 for kind in one.targets
             },
             np.concatenate(shares[name]) if shares[name] else None,
+            {key: np.concatenate([piece[key] for piece in revenues[name]]) for key in revenues[name][0]},
         )
         for name, one in asked.items()
     }
 
 
 def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evaluation:
-    """Every metric of `metrics.KEYS` for every user of the part.
+    """Every metric of `metrics.KEYS` for every user of the part, and of `metrics.REVENUE_KEYS` where it has revenue.
 
     Args:
       model: a fitted model.
@@ -237,9 +256,10 @@ def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evalua
     Raises:
       InputError: the model scored NaN.
     """
-    found = answer(model, part, {"": Asked(part.seen, {"": part.targets}, part.offered)}, chunk)[""]
-    coverage = found.coverage(slice(None), part)
-    return Evaluation(part.users, found.values[""], coverage, len(unknown_customers(model, part.inputs)))
+    asked = Asked(part.seen, {"": part.targets}, part.offered, revenue=part.revenue)
+    found = answer(model, part, {"": asked}, chunk)[""]
+    values, coverage = {**found.values[""], **found.revenue}, found.coverage(slice(None), part)
+    return Evaluation(part.users, values, coverage, len(unknown_customers(model, part.inputs)))
 
 
 def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:

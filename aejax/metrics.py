@@ -18,6 +18,7 @@ KEYS: tuple[str, ...] = (
     "map@10",
     "mrr@10",
 )
+REVENUE_KEYS = tuple(f"revenue@{k}" for k in CUTOFFS)  # where targets have prices
 DEPTH = max(CUTOFFS)
 
 
@@ -83,3 +84,20 @@ def per_user_metrics(hits: jax.Array, targets: jax.Array) -> Mapping[str, jax.Ar
         name, k = key.split("@")
         result[key] = _FUNCTIONS[name](hits, targets, int(k))
     return result
+
+
+def revenue_at_k(paid: jax.Array, k: int) -> jax.Array:
+    """What the user paid for the hits among the first K, in the currency of the orders; `paid` `[B, >=K]` is 0 where
+    the item at that rank is no target. `[B]`.
+
+    It is the revenue@K of value-aware recommenders (De Biasio, Navarin and Jannach 2023, arXiv:2308.11998, review how
+    they are evaluated) with the price that was really paid, times the pieces, where others take a list price and one
+    piece; and it is a mean per user, where others sum over users.
+    """
+    return paid[:, :k].sum(1)
+
+
+def per_user_revenue(paid: jax.Array) -> Mapping[str, jax.Array]:
+    """What was paid for the item at each rank, `[B, DEPTH]` -> every metric of `REVENUE_KEYS`, each `[B]`."""
+    chex.assert_axis_dimension(paid, 1, DEPTH)
+    return {f"revenue@{k}": revenue_at_k(paid, k) for k in CUTOFFS}

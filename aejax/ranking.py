@@ -138,3 +138,13 @@ def membership(items: jax.Array, lists: jax.Array, count: int) -> jax.Array:
     rows = jnp.arange(items.shape[0])[:, None]
     table = jnp.zeros((items.shape[0], count), dtype=bool).at[rows, lists].set(True, mode="drop")
     return table.at[rows, items].get(mode="fill", fill_value=False)
+
+
+def values_of(items: jax.Array, lists: jax.Array, values: jax.Array, count: int) -> jax.Array:
+    """The values `[B, L]` that `items` `[B, K]` have in the padded `lists` `[B, L]` of their row, 0 for those that do
+    not stand there: `[B, K]`. Arguments as those of `membership`.
+    """
+    chex.assert_rank([items, lists, values], 2)
+    rows = jnp.arange(items.shape[0])[:, None]
+    table = jnp.zeros((items.shape[0], count), dtype=values.dtype).at[rows, lists].set(values, mode="drop")
+    return table.at[rows, items].get(mode="fill", fill_value=0)

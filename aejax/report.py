@@ -6,55 +6,26 @@ escapes what it writes into a plot. The page loads nothing, runs no script, and 
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib.style
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from aejax.headings import task_columns
+from aejax.figures import PALETTE, PLOT_STYLE, as_svg, new_axes, of_distributions
+from aejax.headings import REVENUE, digits, task_columns, with_revenue
 
 COLUMNS = ("precision@10", "recall_all@10", "recall@20", "ndcg@10", "ndcg@100", "hit@10", "mrr@10", "coverage@10")
 CUTOFFS = (1, 5, 10, 20, 50, 100)
-BY_CUTOFF = ("recall_all", "precision", "ndcg")
+BY_CUTOFF = ("recall_all", "precision", "ndcg", REVENUE.partition("@")[0])
 
-# Okabe and Ito (2008), without the yellow that vanishes on white: told apart with any colour vision. Further models
-# repeat the colours with other dashes and hollow marks.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333")
+# Further models repeat the colours with other dashes and hollow marks.
 DASHES = ((), (4.0, 1.8), (1.2, 1.4))
-PLOT_STYLE = {
-    "svg.fonttype": "none",  # text stays text: searchable, small, in the page's own font
-    "svg.hashsalt": "aejax",
-    "text.parse_math": False,
-    "font.size": 9.0,
-    "axes.edgecolor": "#9aa3ad",
-    "axes.labelcolor": "#4a5561",
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.0,
-    "axes.titleweight": "bold",
-    "axes.titlecolor": "#1c2733",
-    "axes.formatter.useoffset": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e9ed",
-    "xtick.color": "#9aa3ad",
-    "ytick.color": "#9aa3ad",
-    "xtick.labelcolor": "#4a5561",
-    "ytick.labelcolor": "#4a5561",
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
 
 
 class Style(NamedTuple):
@@ -79,7 +50,8 @@ def render(page: Mapping[str, Any]) -> str:
     """The HTML page of a fit or a comparison.
 
     Args:
-      page: plain data: `title`, `summary`, `quality`, `protocol`, `repeat`, `users`, `users_left_out`, `note`,
+      page: plain data: `title`, `summary`, `quality`, `looked` (what `checking.look` gave; None where it did not look),
+        `protocol`, `repeat`, `users`, `users_left_out`, `note`,
         `customers`, `products`, `best`, `models`, `tasks` (those of one of the models; empty where the protocol has
         one task), `logs`, `facts`, `examples`, `environment`.
 
@@ -87,19 +59,21 @@ def render(page: Mapping[str, Any]) -> str:
       One file that needs no other; the same page gives the same bytes.
     """
     models, logs = page["models"], page["logs"]
+    columns = with_revenue(COLUMNS, models)
     styles = _styles(list(models), page["best"])
     with matplotlib.style.context(["default", PLOT_STYLE]):
         plots = {
             "forest": _forest(models, styles),
             "cutoffs": [plot for metric in BY_CUTOFF if (plot := _by_cutoff(metric, models, styles))],
             "validation": _validation(models, logs, styles),
+            "spread": None if page["looked"] is None else of_distributions(page["looked"]["distributions"]),
             "losses": [plot for name in models if (plot := _loss(name, logs.get(name, ()), styles[name]))],
         }
     return template("report.html.jinja").render(
         page=page,
-        columns=COLUMNS,
+        columns=columns,
         task_columns=task_columns(page["tasks"]),
-        best=_best_of_columns(models),
+        best=_best_of_columns(columns, models),
         styles=styles,
         plots=plots,
         settings={name: dict(_flat(row.get("settings") or {})) for name, row in models.items()},
@@ -125,22 +99,22 @@ def _count(number: int) -> str:
     return f"{number:,}"
 
 
-def _figure(value: float) -> str:
-    return f"{value:.4f}"
+def _figure(value: float, key: str = "") -> str:
+    return format(value, digits(key))
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+def _signed(value: float, key: str) -> str:
+    return format(value, f"+{digits(key)}").replace("-", "\N{MINUS SIGN}")
 
 
 def _short(value: float) -> str:
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _best_of_columns(models: Mapping[str, Any]) -> dict[str, float | None]:
+def _best_of_columns(columns: Sequence[str], models: Mapping[str, Any]) -> dict[str, float | None]:
     """The highest mean of each column; None where there is nothing to compare."""
     best: dict[str, float | None] = {}
-    for key in COLUMNS:
+    for key in columns:
         means = [row["metrics"][key]["mean"] for row in models.values() if key in row["metrics"]]
         best[key] = max(means) if len(means) > 1 else None
     return best
@@ -169,26 +143,6 @@ def _styles(names: Sequence[str], best: str) -> dict[str, Style]:
 
 def _clipped(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:23]}…"
-
-
-def new_axes(width: float, height: float, title: str) -> Axes:
-    """Empty axes of a figure of their own; no pyplot, so no global state and no backend chosen."""
-    axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
-    axes.set_title(title, pad=10)
-    axes.tick_params(length=0)
-    return axes
-
-
-def as_svg(axes: Axes, title: str, description: str) -> Markup:
-    """The figure as an `<svg>` element with a text alternative and without ids that would repeat in the page."""
-    written = io.StringIO()
-    assert isinstance(axes.figure, Figure)
-    axes.figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = written.getvalue()
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
-    head, rest = svg.split(">", 1)
-    # matplotlib has escaped its text; what is added here is escaped here.
-    return Markup(f'{head} role="img" aria-label="{escape(title)}. {escape(description)}">{rest}')
 
 
 def _forest(models: Mapping[str, Any], styles: Mapping[str, Style], key: str = "ndcg@100") -> Markup | None:

@@ -99,13 +99,16 @@ def evaluate_tasks(
     wide, narrow = tasks["include"], tasks["exclude"]
     rows = np.searchsorted(wide.users, narrow.users)  # whoever buys a new product buys one
     new, seen = (_spread(matrix, rows, len(wide)) for matrix in (narrow.targets, narrow.seen))
+    revenue = None if narrow.revenue is None else _spread(narrow.revenue, rows, len(wide))
     repeats = sp.csr_array(wide.targets - new)
     repeats.eliminate_zeros()
     bought = history_matrix(wide.inputs)
     nothing = sp.csr_array(new.shape, dtype=np.float32)
     asked = {
-        "include": Asked(wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}, wide.offered, bought),
-        "exclude": Asked(seen, {"all": new}, wide.offered),
+        "include": Asked(
+            wide.seen, {"all": wide.targets, "repeat": repeats, "new": new}, wide.offered, bought, wide.revenue
+        ),
+        "exclude": Asked(seen, {"all": new}, wide.offered, revenue=revenue),
     }
     answers = answer(model, wide, asked, chunk)
 
@@ -114,7 +117,7 @@ def evaluate_tasks(
 
     def whole(task: str, own: np.ndarray | slice) -> Evaluation:
         found, part = answers[task], tasks[task]
-        values = {key: column[own] for key, column in found.values["all"].items()}
+        values = {key: column[own] for key, column in {**found.values["all"], **found.revenue}.items()}
         coverage = found.coverage(own, part)
         return Evaluation(part.users, values, coverage, len(unknown_customers(model, part.inputs)))
 
@@ -138,11 +141,14 @@ def evaluate_tasks(
 def _evaluate_cold(model: Model, tasks: Mapping[str, HeldOut], chunk: int | None) -> dict[str, TaskEvaluation]:
     """`evaluate_tasks` of tasks that differ in what is offered: no target is of a product bought before."""
     first = next(iter(tasks.values()))
-    asked = {name: Asked(part.seen, {"all": part.targets}, part.offered) for name, part in tasks.items()}
+    asked = {
+        name: Asked(part.seen, {"all": part.targets}, part.offered, revenue=part.revenue)
+        for name, part in tasks.items()
+    }
     unknown = len(unknown_customers(model, first.inputs))
     results = {}
     for name, found in answer(model, first, asked, chunk).items():
-        part, values = tasks[name], found.values["all"]
+        part, values = tasks[name], {**found.values["all"], **found.revenue}
         of_kind = {key: values[key] for key in KIND_KEYS}
         results[name] = TaskEvaluation(
             Evaluation(part.users, values, found.coverage(slice(None), part), unknown),

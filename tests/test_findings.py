@@ -11,7 +11,7 @@ import pytest
 from shops import ORDER_COLUMNS, run, write_shop
 from test_shopify import KEY, exports
 
-from aejax import checking, datasets, findings
+from aejax import checking, datasets, findings, quality
 
 TODAY = np.datetime64("2024-12-01", "s")
 GOLDEN = Path(__file__).parent / "golden" / "shopify_check.json"
@@ -26,7 +26,9 @@ def change(folder: Path, rows: list[tuple]) -> Path:
 
 
 def found_in(folder: Path) -> dict[str, findings.Finding]:
-    return {one.kind: one for one in findings.find(datasets.read(folder), today=TODAY)}
+    dataset = datasets.read(folder)
+    netting = quality.account_for_returns(dataset.interactions)
+    return {one.kind: one for one in findings.find(dataset, netting, today=TODAY)}
 
 
 def test_a_clean_shop_has_nothing_odd(tmp_path):

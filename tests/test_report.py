@@ -40,6 +40,7 @@ def make_page() -> dict[str, Any]:
             },
             "warnings": ["no dates before 2017"],
         },
+        "looked": None,
         "protocol": "time",
         "repeat": "exclude",
         "users": 1234,

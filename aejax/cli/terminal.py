@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aejax.headings import task_columns
+from aejax.headings import REVENUE, digits, task_columns, with_revenue
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,25 +73,28 @@ def in_words(facts: Any) -> str:
 SHOWN = ("precision@10", "recall_all@10", "ndcg@100", "hit@10", "coverage@10")
 
 
-def _cell(metric: Mapping[str, Any]) -> str:
-    if metric["ci95"] is None:
-        return f"{metric['mean']:.4f}"
-    low, high = metric["ci95"]
-    return f"{metric['mean']:.4f}\n[{low:.4f}, {high:.4f}]"
+def _cell(metric: Mapping[str, Any], key: str = "") -> str:
+    mean, *interval = (format(value, digits(key)) for value in (metric["mean"], *(metric["ci95"] or ())))
+    return mean if not interval else f"{mean}\n[{', '.join(interval)}]"
 
 
 def print_metrics(console: Console, models: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> None:
     """A row per model, and what the figures are of; where there are two tasks, a row per model of both."""
     from rich.table import Table
 
-    table = Table("model", *SHOWN, show_lines=True)
+    shown = with_revenue(SHOWN, models)
+    table = Table("model", *shown, show_lines=True)
     for name, row in models.items():
-        table.add_row(name, *(_cell(row["metrics"][key]) for key in SHOWN))
+        table.add_row(name, *(_cell(row["metrics"][key], key) if key in row["metrics"] else "-" for key in shown))
     console.print(table)
     console.print(
         f"Protocol {result['protocol']}, repeat purchases {result['repeat']}d: {result['users']:,} customers tested, "
         f"{result['users_left_out']:,} left out for want of inputs or targets. Brackets: 95% bootstrap intervals."
     )
+    if REVENUE in shown:
+        console.print(
+            f"{REVENUE}: what a customer paid for the hits among the first 10, in the currency of the orders."
+        )
     if result["note"]:
         console.print(f"Note: {result['note']}.")
     tasks = {name: row["tasks"] for name, row in models.items() if row.get("tasks")}

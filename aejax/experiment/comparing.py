@@ -14,14 +14,22 @@ from aejax import registry, runs
 from aejax.config import DataConfig, RunConfig, SplitConfig, TrainingConfig
 from aejax.errors import InputError
 from aejax.evaluation import Evaluation, mean_with_interval
-from aejax.experiment.fitting import Fitted, Tested, begin_run, evaluate_test, finish_run, fit_model, resolved
+from aejax.experiment.fitting import (
+    Fitted,
+    Tested,
+    begin_run,
+    evaluate_test,
+    finish_run,
+    fit_model,
+    read_looked,
+    resolved,
+)
 from aejax.experiment.pages import comparison_page, write_report
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import Hooks
 from aejax.interactions import Dataset
-from aejax.metrics import KEYS
 from aejax.split import resolve_protocol
-from aejax.tasks import KIND_KEYS, TaskEvaluation
+from aejax.tasks import TaskEvaluation
 
 FIXED_PROTOCOLS = ("last-order", "time", "reconstruction")
 
@@ -190,11 +198,10 @@ def _task_results(
     """
     grouped = of_tasks.groupby(["model", "task", "kind"])
 
-    def means(model: str, task: str, kind: str, keys: Sequence[str]) -> pd.DataFrame:
+    def means(model: str, task: str, kind: str) -> pd.DataFrame:
         if (model, task, kind) not in grouped.groups:
-            return pd.DataFrame(columns=list(keys))
-        rows = grouped.get_group((model, task, kind))
-        return pd.DataFrame(rows.groupby("customer_id", sort=True)[list(keys)].mean())
+            return pd.DataFrame()
+        return _means(pd.DataFrame(grouped.get_group((model, task, kind))))
 
     def intervals(frame: pd.DataFrame) -> dict[str, Any]:
         return mean_with_interval(_columns(frame)) if len(frame) else {}
@@ -204,7 +211,7 @@ def _task_results(
     for name, trials in summaries.items():
         results[name] = {}
         for task, part in prepared.split.tasks.items():
-            whole = means(name, task, "all", KEYS)
+            whole = means(name, task, "all")
             coverage = [trial["tasks"][task]["coverage@10"] for trial in trials]
             result: dict[str, Any] = {
                 "users": len(whole),
@@ -214,13 +221,13 @@ def _task_results(
             if len(whole):
                 result["metrics"]["coverage@10"] = {"mean": sum(coverage) / len(coverage), "ci95": None}
             for kind in ("repeat", "new"):
-                found = means(name, task, kind, KIND_KEYS)
+                found = means(name, task, kind)
                 counts = trials[0]["tasks"][task][f"{kind}_targets"]
                 result[f"{kind}_targets"] = {**counts, "users": len(found), "metrics": intervals(found)}
             if "calibration" in trials[0]["tasks"][task]:
                 result["calibration"] = trials[0]["tasks"][task]["calibration"]
             if name != reference:
-                difference = whole - means(reference, task, "all", KEYS)
+                difference = whole - means(reference, task, "all")
                 result["difference"] = {"to": reference, "metrics": intervals(difference)}
             results[name][task] = result
     return results
@@ -230,11 +237,7 @@ def _model_rows(
     per_user: pd.DataFrame, summaries: Mapping[str, list[dict[str, Any]]], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Per model: means with intervals over users, each user's value being the mean over seeds and splits."""
-    keys = [key for key in per_user.columns if "@" in key]
-    means: dict[str, pd.DataFrame] = {
-        name: pd.DataFrame(per_user[per_user["model"] == name].groupby("customer_id", sort=True)[keys].mean())
-        for name in settings
-    }
+    means = {name: _means(pd.DataFrame(per_user[per_user["model"] == name])) for name in settings}
     reference = next(iter(settings))
     rows = {}
     for name, own in settings.items():
@@ -254,6 +257,14 @@ def _model_rows(
                 "metrics": mean_with_interval(_columns(difference)),
             }
     return rows
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per customer: the means of the metrics that every row has (in none, or in some splits alone, a target may
+    have a price).
+    """
+    keys = [key for key in rows.dropna(axis="columns").columns if "@" in key]
+    return pd.DataFrame(rows.groupby("customer_id", sort=True)[keys].mean())
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -309,4 +320,4 @@ def _write_comparison(comparison: Comparison, unfinished: Path) -> None:
     finish_run(unfinished / "best", config, prepared, trial.fitted, trial.tested)
     environment = runs.read_json(unfinished / "best" / "environment.json")
     page = comparison_page(comparison.result, prepared, trial.fitted.model, comparison.logs, environment)
-    write_report(unfinished, page)
+    write_report(unfinished, {**page, "looked": read_looked(unfinished / "best")})

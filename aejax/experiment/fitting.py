@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aejax import attributes, registry, runs
+import numpy as np
+
+from aejax import attributes, checking, registry, runs
 from aejax.config import RunConfig
 from aejax.errors import InputError
 from aejax.evaluation import Evaluation, evaluate, report_metrics
@@ -23,6 +25,7 @@ from aejax.tasks import TaskEvaluation, evaluate_tasks, report_tasks
 from aejax.training import Progress
 
 SAVE_EVERY_S = 30.0
+LOOKED = Path("data") / "check.json"  # names customers, so that `forget` leaves it behind with the report
 
 
 def fit_model(
@@ -222,9 +225,15 @@ def open_run(
 
 
 def begin_run(unfinished: Path, config: RunConfig, prepared: Prepared) -> None:
-    """What a run holds from its start: environment, data, and last its config, so that what can be resumed has both."""
+    """What a run holds from its start: environment, data, what a check says of them, and last its config, so that what
+    can be resumed has both.
+    """
     runs.write_json(unfinished / "environment.json", runs.environment(prepared.dataset.files))
     runs.write_data(unfinished, prepared.dataset)
+    if prepared.dataset.origin is not None:  # of files that were read just now
+        categories = [one.column for one in prepared.attributes["products"] if one.kind == "category"]
+        looked = checking.look(prepared.dataset, categories, today=np.datetime64("now", "s"))
+        runs.write_json(unfinished / LOOKED, looked)
     runs.write_config(unfinished, config)
 
 
@@ -246,7 +255,12 @@ def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: 
     }
     environment = runs.read_json(unfinished / "environment.json")
     page = run_page(config.model, prepared, fitted.model, row, fitted.log, environment)
-    write_report(unfinished, page)
+    write_report(unfinished, {**page, "looked": read_looked(unfinished)})
+
+
+def read_looked(run: Path) -> dict[str, Any] | None:
+    """What `checking.look` said of a run's data when they were read; None where they were not read from files."""
+    return runs.read_json(run / LOOKED) if (run / LOOKED).exists() else None
 
 
 def resolved(config: RunConfig, prepared: Prepared, settings: Any) -> RunConfig:

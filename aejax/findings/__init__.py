@@ -32,16 +32,16 @@ __all__ = [
 ]
 
 
-def find(dataset: Dataset, *, today: np.datetime64) -> list[Finding]:
+def find(dataset: Dataset, netting: quality.Netting, *, today: np.datetime64) -> list[Finding]:
     """What is odd in a data set, in a fixed order; nothing where nothing is.
 
     Args:
       dataset: as `datasets.read` gives it, with its origin.
+      netting: of its lines.
       today: later dates are impossible.
     """
     lines, origin = dataset.interactions, dataset.origin
     assert origin is not None
-    netting = quality.account_for_returns(lines)
     usual = usual_quantity(lines)
     with_orders = dataset.quality["facts"]["orders"] is not None
     found = [

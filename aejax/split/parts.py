@@ -23,6 +23,8 @@ class HeldOut:
       seen: `[n, I]` binary CSR, what must not be recommended.
       left_out: users left out of this part because they have no inputs or no targets.
       offered: `[I]` bool, the products that may be recommended, all targets among them; None: every product.
+      revenue: `[n, I]` CSR, what the users paid for their targets, price times pieces, in the currency of the orders;
+        a target without a price has no cell. None where none has one.
     """
 
     users: np.ndarray
@@ -31,6 +33,7 @@ class HeldOut:
     seen: sp.csr_array
     left_out: int
     offered: np.ndarray | None = None
+    revenue: sp.csr_array | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -39,7 +42,14 @@ class HeldOut:
         """Some of the users, by their increasing positions `[m]`."""
         as_of = self.inputs.as_of
         inputs = histories_of(self.inputs.lines, rows, None if as_of is None else as_of[rows])
-        return HeldOut(self.users[rows], inputs, self.targets[rows], self.seen[rows], self.left_out, self.offered)
+        return dataclasses.replace(
+            self,
+            users=self.users[rows],
+            inputs=inputs,
+            targets=self.targets[rows],
+            seen=self.seen[rows],
+            revenue=None if self.revenue is None else self.revenue[rows],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +117,27 @@ def held_out(
     has_targets = np.diff(target_matrix.indptr) > 0
     possible = np.ones(len(inputs.users), dtype=bool) if among is None else np.isin(np.arange(len(inputs.users)), among)
     users = np.flatnonzero(has_inputs & has_targets & possible)
+    target_matrix = target_matrix[users]
     return HeldOut(
         users=users,
         inputs=histories_of(inputs, users, None if as_of is None else as_of[users]),
-        targets=target_matrix[users],
+        targets=target_matrix,
         seen=seen_matrix[users],
         left_out=int(possible.sum()) - len(users),
+        revenue=revenue_of(targets, users, target_matrix),
     )
+
+
+def revenue_of(bought: Interactions, users: np.ndarray, targets: sp.csr_array) -> sp.csr_array | None:
+    """What `users` (indices `[n]`) paid in these purchases for their `targets` `[n, I]`; see `HeldOut.revenue`."""
+    if bought.price is None:
+        return None
+    priced = bought.take(~np.isnan(bought.price))
+    assert priced.price is not None
+    paid = priced.price.astype(np.float64) * priced.quantity
+    matrix = sp.csr_array((paid, (priced.user, priced.item)), shape=(len(bought.users), len(bought.items)))
+    revenue = sp.csr_array(matrix[users].multiply(targets))
+    return revenue if revenue.nnz else None
 
 
 def both_tasks(

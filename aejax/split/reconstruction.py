@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from aejax.interactions import Interactions, histories_of, net_returns
 from aejax.matrix import user_item_matrix
-from aejax.split.parts import HeldOut, Split, latest, to_learn_from
+from aejax.split.parts import HeldOut, Split, latest, revenue_of, to_learn_from
 
 
 def split_reconstruction(lines: Interactions) -> Split:
@@ -19,7 +19,8 @@ def split_reconstruction(lines: Interactions) -> Split:
     note = "scores are on the training matrix itself: they leak, and say nothing about new purchases"
     nothing = sp.csr_array(matrix.shape, dtype=np.float32)
     inputs = histories_of(bought, users, None if as_of is None else as_of[users])
-    everything = HeldOut(users, inputs, matrix, nothing, len(bought.users) - len(users))
+    left_out, revenue = len(bought.users) - len(users), revenue_of(bought, users, matrix)
+    everything = HeldOut(users, inputs, matrix, nothing, left_out, revenue=revenue)
     return Split(
         "reconstruction",
         to_learn_from(bought, as_of),
