@@ -15,17 +15,17 @@ from hypothesis import settings
 from aejax.interactions import Features, Interactions, Vocabulary
 from tests.shops import write_shop
 
-# Tests compile many programs and run each a few times on small data: they are compiled by the older emitters, a third of
-# the work, in one piece, and hardly optimised. The commands that they start read the same.
-_quickly = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_quickly}"
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-jax.config.update("jax_disable_most_optimizations", True)
-# What one test compiles, the others and the commands that they start find compiled: the same small programs come again
-# and again. All workers have one folder, which ends with the first of them.
+# Tests compile many programs and run each a few times on small data: they are compiled by XLA's older emitters, in less
+# than half the time, in one piece, and hardly optimised. What one test compiles, the others and the commands that they
+# start find compiled: the same small programs come again and again. All workers have one folder, which ends with the
+# first of them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
+    _quickly = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_quickly}"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     _compiled = tempfile.TemporaryDirectory(prefix="aejax-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
