@@ -69,6 +69,13 @@ def _of_best_blocks(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return best, jnp.take_along_axis(items, places, axis=1)
 
 
+def any_nan(scores: jax.Array) -> jax.Array:
+    """Whether one of the scores `[B, I]` is NaN: then so is the largest of its row, which a CPU finds sooner than it
+    looks at each.
+    """
+    return jnp.isnan(scores.max(axis=1)).any()
+
+
 class Caps(NamedTuple):
     """The most items of a group in one list.
 

@@ -106,7 +106,7 @@ def inverse_panels(panel: Callable[[int, int], np.ndarray], size: int, *, block:
 
 def _exact_inverse(pivot: np.ndarray) -> np.ndarray:
     exact = pivot.astype(np.float64, order="C")
-    _invert_exactly(exact)
+    invert_exactly(exact)
     return exact.astype(np.float32)
 
 
@@ -120,11 +120,11 @@ def exact_inverse(panel: Callable[[int, int], np.ndarray], size: int) -> np.ndar
         square[start:stop, :stop] = panel(start, stop)
 
     in_blocks(size, LEAST, fill)
-    _invert_exactly(square)
+    invert_exactly(square)
     return square
 
 
-def _invert_exactly(square: np.ndarray) -> None:
+def invert_exactly(square: np.ndarray) -> None:
     """A symmetric positive definite matrix `[n, n]` float64 becomes its inverse; what lies above its diagonal is not
     used, but must be finite.
 

@@ -93,18 +93,17 @@ def test_every_side_equals_the_dense_twin(tiny_lines, settings, side, by_rows, m
 
 @pytest.mark.parametrize("settings", [option for option in OPTIONS if not option.dropout])
 @pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
-def test_the_eigenvectors_of_one_ridge_serve_another(tiny_lines, settings, side, monkeypatch):
+def test_the_products_between_rows_of_one_ridge_serve_another(tiny_lines, settings, side, monkeypatch):
     monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     factors = linear.factorise(tiny_lines, dataclasses.replace(settings, l2=1000.0))
     monkeypatch.setattr(solving, "choose_side", None)  # memory was freed since: the factors know their side
-    monkeypatch.setattr(solving.solve, "inverse_panels", None)
-    monkeypatch.setattr(solving.solve, "exact_inverse", None)
+    monkeypatch.setattr(solving.solve, "gram_panels", None)
     model = linear.fit(tiny_lines, settings, factors)
     scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
     np.testing.assert_allclose(scores, slow_twin(tiny_lines, settings), atol=1e-4)
 
 
-def test_there_are_no_shared_eigenvectors_with_dropout_or_beyond_what_is_exact(tiny_lines, monkeypatch):
+def test_there_are_no_shared_products_with_dropout_or_beyond_what_is_exact(tiny_lines, monkeypatch):
     assert linear.factorise(tiny_lines, EDLAESettings()) is None
     monkeypatch.setattr(solving, "EXACT", 8)
     assert linear.factorise(tiny_lines, EASESettings()) is None
@@ -209,7 +208,7 @@ def test_a_stored_model_scores_alike_and_users_without_purchases_do_no_harm(
 @pytest.mark.parametrize("l2", [1e-2, 50.0])
 @pytest.mark.parametrize("shared", [False, True])
 def test_an_exact_solution_is_stored_as_it_scores(tiny_lines, targets, l2, shared, tmp_path, monkeypatch):
-    """Of what is inverted in float64, with digits enough in float32 and without, alone and from eigenvectors."""
+    """Of what is inverted in float64, with digits enough in float32 and without, alone and from shared products."""
     monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
     settings = EASESettings(l2=l2, values="quantity", targets=targets)
     model = linear.fit(tiny_lines, settings, linear.factorise(tiny_lines, settings) if shared else None)
@@ -221,6 +220,17 @@ def test_an_exact_solution_is_stored_as_it_scores(tiny_lines, targets, l2, share
     assert np.array_equal(found, expected)
     truth = slow_twin(tiny_lines, settings)
     np.testing.assert_allclose(found, truth, atol=5e-3 * np.abs(truth).max())
+
+
+@pytest.mark.parametrize("targets", [None, "binary"])
+def test_a_cpu_scores_from_customers_as_an_accelerator_does(tiny_lines, targets, monkeypatch):
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
+    monkeypatch.setattr(scoring, "AT_ONCE", 8)  # of 30 products
+    model = linear.fit(tiny_lines, EASESettings(values="quantity", targets=targets))
+    batch = model.encode(Histories(tiny_lines, None))
+    found = np.asarray(model.scores(batch))
+    monkeypatch.setattr(scoring.devices, "on_cpu", lambda: False)
+    np.testing.assert_allclose(found, model.scores(batch), rtol=1e-5, atol=1e-6)
 
 
 def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_array(tiny_lines):
@@ -298,7 +308,7 @@ def test_the_users_side_refuses_what_float32_cannot_score(tiny_lines, values, si
 
 @pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
 @pytest.mark.parametrize("l2", [1e-6, 1e-5, 1e-4, 0.1, 10.0])
-def test_a_ridge_that_fit_refuses_is_refused_with_shared_eigenvectors_too(tiny_lines, side, l2, monkeypatch):
+def test_a_ridge_that_fit_refuses_is_refused_with_shared_products_too(tiny_lines, side, l2, monkeypatch):
     monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     lines = tiny_lines.take(tiny_lines.user < 10)
     settings = EASESettings(l2=l2, values="quantity")

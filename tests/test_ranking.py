@@ -82,6 +82,15 @@ def test_nan_comes_first_from_the_best_blocks_too():
     assert np.isnan(best[0, 0])
 
 
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_one_nan_among_the_scores_is_found(count):
+    scores = jnp.full((3, count), -jnp.inf).at[0].set(jnp.inf)
+    assert not ranking.any_nan(scores)
+    for cell in {(0, 0), (1, count // 2), (2, count - 1)}:
+        for nan in (jnp.nan, -jnp.nan):
+            assert ranking.any_nan(scores.at[cell].set(nan))
+
+
 def test_all_items_masked_leaves_nothing():
     masked = ranking.mask_items(jnp.ones((1, 4)), jnp.arange(4)[None, :])
     best, items = ranking.top_k_items(masked, 6)

@@ -68,24 +68,24 @@ from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import DANSettings, EASESettings, EDLAESettings, RDLAESettings
 from aejax.models.linear.solving import (
     SOLVERS,
-    Spectrum,
+    Gram,
     UserSolution,
+    gram,
     make_system,
     multiplied_out,
     side_of,
-    spectrum,
     user_weights,
 )
 
 
-def fit(train: Interactions, settings: EASESettings, factors: Spectrum | None = None) -> ItemWeights | UserWeights:
+def fit(train: Interactions, settings: EASESettings, factors: Gram | None = None) -> ItemWeights | UserWeights:
     """Solve for the weights.
 
     Args:
       train: purchases.
       settings: of the model.
       factors: `factorise` of the same purchases and of settings that differ in no name of `FACTORISATION.depends`;
-        None: the smaller side is inverted for these settings alone, which is the quicker way to a single ridge.
+        None: they are made for these settings alone.
 
     Raises:
       InputError: the system is singular in float32.
@@ -109,13 +109,13 @@ def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> 
     return multiplied_out(solution, scale, settings)[0]
 
 
-def factorise(train: Interactions, settings: EASESettings) -> Spectrum | None:
-    """What fits of any ridge `l2` without dropout share: the eigenvectors of the smaller side.
+def factorise(train: Interactions, settings: EASESettings) -> Gram | None:
+    """What fits of any ridge `l2` without dropout share: the products between the rows of the smaller side.
 
-    With `L = l2 D` the side is `K + l2` in coordinates in which K does not depend on l2, so one decomposition of K
-    serves every l2. None where it would not be exact (more than `EXACT` rows) or no l2 is free (dropout).
+    With `L = l2 D` the side is `K / l2 + 1` in coordinates in which K does not depend on l2. None beyond `EXACT` rows,
+    where the inverse is made of parts of K instead, or where no l2 is free (dropout).
     """
-    return None if settings.dropout else spectrum(make_system(train, settings), settings)
+    return None if settings.dropout else gram(make_system(train, settings), settings)
 
 
 FACTORISATION = Factorisation(

@@ -7,12 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse as sp
 
+from aejax import solve
+
 # Customers of either kind whose scores are looked at, and the most by which one may be wrong, as a share of the
 # largest.
 CUSTOMERS = 16
 LARGEST_ERROR = 1e-2
-# Steps of refinement with sums in float64, for which any M that can be refined at all is enough.
+# Most steps of refinement with sums in float64, for which any M that can be refined at all is enough; and what is left
+# to solve, as a share of the largest that is solved, after which another step would say nothing.
 STEPS = 6
+SOLVED = 1e-10
 
 
 def check_scores(
@@ -43,20 +47,26 @@ def check_scores(
     Raises:
       numpy.linalg.LinAlgError: the two differ by more than `LARGEST_ERROR`.
     """
-    by_user = sp.csr_array(columns.T, dtype=np.float64)
-    over_ridge = sp.csr_array(by_user / ridge)
-    strength = np.asarray(over_ridge.multiply(by_user).sum(axis=1)).ravel()
+    by_item = sp.csr_array(columns, dtype=np.float64)
+    by_user = sp.csr_array(by_item.T)
+    strength = by_user.multiply(by_user) @ (1 / ridge)
     spread = np.linspace(0, len(strength) - 1, CUSTOMERS).astype(int)
     chosen = np.unique(np.append(spread, np.argsort(-strength)[:CUSTOMERS]))
-    rows = by_user[chosen]
-    found = scores(sp.csr_array(rows, dtype=np.float32))
-    scaled = rows.toarray() * scale
-    overlap = scaled @ over_ridge.T
-    solved, left = np.zeros_like(overlap), overlap
+    rows = sp.csr_array(by_user[chosen])
+    found = scores(sp.csr_array(rows, dtype=np.float32)).T
+    rows.data *= scale[rows.indices]
+    overlap = (solve.over_ridge(rows, ridge) @ by_item).toarray()
+    solved, left, through = np.zeros_like(overlap), overlap, np.zeros(found.shape)
     for _ in range(STEPS):
         solved += left.astype(inverse.dtype) @ inverse
-        left = overlap - solved - (solved @ over_ridge) @ by_user.T
-    expected = (solved @ targets.T + (solved @ columns.T - scaled) * own) / scale
+        through = by_item @ solved.T
+        left = overlap - solved - (by_user @ (through / ridge[:, None])).T
+        if np.abs(left).max() <= SOLVED * np.abs(solved).max():
+            break
+    expected = through * own[:, None] + (through if targets is columns else targets @ solved.T)
+    customer = np.repeat(np.arange(len(chosen)), np.diff(rows.indptr))
+    expected[rows.indices, customer] -= rows.data * own[rows.indices]
+    expected /= scale[:, None]
     # Of one that is not finite too.
     if not np.abs(found - expected).max() <= LARGEST_ERROR * np.abs(expected).max():
         raise np.linalg.LinAlgError

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 
 from aejax import devices, dissection, memory, solve
@@ -122,35 +121,34 @@ def side_of(system: System, settings: EASESettings) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spectrum:
-    """Eigenvectors of a side in coordinates in which its ridge is l2 times the identity: `Xw D^-1 Xw'`, `[U, U]`, or
-    `D^-1/2 Xw' Xw D^-1/2`, `[I, I]`, in float64.
+class Gram:
+    """A side in coordinates in which its ridge is l2 times the identity: `Xw D^-1 Xw'`, `[U, U]`, or
+    `D^-1/2 Xw' Xw D^-1/2`, `[I, I]`.
 
     Attributes:
       side: as `choose_side` names it.
-      vectors: `[n, n]`, a column each.
-      values: `[n]`.
+      cells: `[n, n]` float64.
     """
 
     side: str
-    vectors: np.ndarray
-    values: np.ndarray
+    cells: np.ndarray
 
     def inverse(self, l2: float) -> np.ndarray:
-        """The inverse of the side plus l2."""
-        return (self.vectors / (self.values + l2)) @ self.vectors.T
+        """The inverse of the side over l2, plus 1."""
+        square = self.cells / l2
+        square[np.diag_indices(len(square))] += 1.0
+        solve.invert_exactly(square)
+        return square
 
 
-def spectrum(system: System, settings: EASESettings) -> Spectrum | None:
-    """The eigenvectors of the side that is solved; None beyond `EXACT` rows."""
+def gram(system: System, settings: EASESettings) -> Gram | None:
+    """Of the side that is solved; None beyond `EXACT` rows."""
     inputs, side = system.inputs, side_of(system, settings)
     if inputs.shape[1 if side == "items" else 0] > EXACT:
         return None
     scaled = sp.csr_array(inputs, dtype=np.float64, copy=True)
     scaled.data /= np.sqrt(system.direction)[scaled.indices]
-    gram = scaled.T @ scaled if side == "items" else scaled @ scaled.T
-    values, vectors = scipy.linalg.eigh(gram.toarray(), overwrite_a=True, check_finite=False)
-    return Spectrum(side, vectors, np.maximum(values, 0.0))
+    return Gram(side, (scaled.T @ scaled if side == "items" else scaled @ scaled.T).toarray())
 
 
 def _multiplier(own: np.ndarray, diagonal: np.ndarray, xi: float) -> np.ndarray:
@@ -159,22 +157,22 @@ def _multiplier(own: np.ndarray, diagonal: np.ndarray, xi: float) -> np.ndarray:
     return (np.maximum(excess, 0.0) if xi else excess) / diagonal
 
 
-def _items_inverse(system: System, settings: EASESettings, factors: Spectrum | None) -> np.ndarray:
+def _items_inverse(system: System, settings: EASESettings, factors: Gram | None) -> np.ndarray:
     """P of the package's docstring, `[I, I]` float32."""
     inputs, ridge = system.inputs, system.ridge
     if factors is not None:
-        root = np.sqrt(system.direction)
+        root = np.sqrt(system.ridge)
         return (factors.inverse(settings.l2) / root[:, None] / root).astype(np.float32)
     panel = solve.gram_panels(sp.csr_array(inputs.T), inputs, ridge)
     return solve.inverse(panel, inputs.shape[1])
 
 
-def _solve_items(system: System, settings: EASESettings, factors: Spectrum | None) -> ItemWeights:
+def _solve_items(system: System, settings: EASESettings, factors: Gram | None) -> ItemWeights:
     inputs, targets, energy, _, ridge, scale = system
     count = inputs.shape[1]
     inverse = _items_inverse(system, settings, factors)
     diagonal = inverse.diagonal().astype(np.float64)
-    # The eigenvectors, which are in float64, are held to it too: settings that a search chooses must be fit's to take.
+    # What was shared, which is in float64, is held to it too: settings that a search chooses must be fit's to take.
     solve.check_digits(1.0 / (diagonal * (energy + ridge)), np.float32)
     if targets is inputs:
         multiplier = _multiplier(1.0 - diagonal * ridge, diagonal, settings.xi)
@@ -286,7 +284,7 @@ def _plus_scaled(answers: np.ndarray, solved: np.ndarray, own: np.ndarray) -> np
     return solved.astype(np.float32, copy=False)
 
 
-def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserSolution:
+def _by_users(system: System, settings: EASESettings, factors: Gram | None) -> UserSolution:
     inverse, order = _users_inverse(system, settings, factors)
     columns = targets = sp.csr_array(system.inputs[order].T)
     if system.targets is not system.inputs:
@@ -297,7 +295,7 @@ def _by_users(system: System, settings: EASESettings, factors: Spectrum | None) 
 
 
 def _users_inverse(
-    system: System, settings: EASESettings, factors: Spectrum | None
+    system: System, settings: EASESettings, factors: Gram | None
 ) -> tuple[np.ndarray, np.ndarray | slice]:
     """M of the package's docstring, `[U, U]`, and the order in which its rows have the customers of train, on which no
     score depends.
@@ -305,15 +303,13 @@ def _users_inverse(
     inputs, ridge = system.inputs, system.ridge
     users, as_they_are = inputs.shape[0], slice(None)
     if factors is not None:
-        inverse = settings.l2 * factors.inverse(settings.l2)
-        solve.mirror(inverse)  # which rounding leaves not quite symmetric, and a run stores the half
-        return inverse, as_they_are
+        return factors.inverse(settings.l2), as_they_are
     if users > EXACT and devices.on_cpu():  # an accelerator is quicker with the inverse as a whole than a CPU in parts
         plan = dissection.choose(inputs)
         return dissection.inverse(inputs, ridge, plan), plan.order
     if users > EXACT:
         return solve.inverse(_gram(inputs, ridge), users), as_they_are
-    # In the floats that the eigenvectors have.
+    # In the floats that a `Gram` has.
     return solve.exact_inverse(_gram(sp.csr_array(inputs, dtype=np.float64), ridge), users), as_they_are
 
 
@@ -342,7 +338,7 @@ def _times(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
     return np.asarray(sparse @ dense)
 
 
-def _solve_users(system: System, settings: EASESettings, factors: Spectrum | None) -> UserWeights:
+def _solve_users(system: System, settings: EASESettings, factors: Gram | None) -> UserWeights:
     solution = _by_users(system, settings, factors)
     own = solution.own()
     weights = user_weights(solution, own, system.scale, settings)
@@ -360,8 +356,8 @@ def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, set
         refinement = Refinement(sparse_rows(columns)[0], sparse_rows(sp.csr_array(back.T))[0])
     return UserWeights(
         jnp.asarray(solution.inverse, dtype=jnp.float32),
-        sparse_rows(scale_rows(sp.csr_array(out), 1 / scale))[0],
-        jnp.asarray(own / scale, dtype=jnp.float32),
+        scale_rows(sp.csr_array(out), 1 / scale),
+        (own / scale).astype(np.float32),
         scale.astype(np.float32),
         back,
         refinement,
@@ -370,7 +366,7 @@ def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, set
     )
 
 
-def _solve_users_to_items(system: System, settings: EASESettings, factors: Spectrum | None) -> ItemWeights:
+def _solve_users_to_items(system: System, settings: EASESettings, factors: Gram | None) -> ItemWeights:
     solution = _by_users(system, settings, factors)
     model, own = multiplied_out(solution, system.scale, settings)
     solution.check(lambda rows: np.asarray(model.scores(pad_rows(rows))), own, system.scale)
