@@ -15,8 +15,8 @@ from hypothesis import settings
 from aejax.interactions import Features, Interactions, Vocabulary
 from tests.shops import write_shop
 
-# Tests compile many programs and run each a few times on small data: they are compiled by the older emitters, a third of
-# the work, in one piece, and hardly optimised. The commands that they start read the same.
+# Tests compile many programs and run each a few times on small data: they are compiled by the older emitters, a third
+# of the work, in one piece, and hardly optimised. The commands that they start read the same.
 _quickly = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_quickly}"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
