@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from aejax import batching, metrics, ranking
+from aejax import batching, devices, metrics, ranking
 from aejax.errors import InputError
 from aejax.models import Model, PredictsRepeats, unknown_customers
 from aejax.split import HeldOut
@@ -201,48 +201,39 @@ def answer(model: Model, part: HeldOut, asked: Mapping[str, Asked], chunk: int |
       InputError: the model scored NaN.
     """
     items = part.targets.shape[1]
-    first: dict[str, list[np.ndarray]] = {name: [] for name in asked}
-    shares: dict[str, list[np.ndarray]] = {name: [] for name in asked}
-    values: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {name: [] for name in asked}
-    revenues: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in asked}
-    for batch, rows in batches(model, part, chunk or batching.scoring_chunk(items)):
+
+    def of_chunk(piece: tuple[Any, Rows]) -> dict[str, dict[str, Any]]:
+        batch, rows = piece
         scores = model.scores(batch)
-        users = rows.stop - rows.start
+        found, nans = {}, []
         for name, one in asked.items():
             offered = None if one.offered is None else jnp.asarray(one.offered)
-            seen = rows.padded(one.seen)
-            top, any_nan = lists_of(scores, seen, offered)
+            top, any_nan = lists_of(scores, rows.padded(one.seen), offered)
+            share = None
             if one.share_of is not None:
                 if isinstance(model, PredictsRepeats) and model.predicts_repeats:
                     share = model.share_of_repeats(batch, scores)
                 else:
                     share = _share_of_list(top, rows.padded(one.share_of), items)
-                shares[name].append(np.asarray(share)[:users])
-            found = {
-                kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)
-                for kind, targets in one.targets.items()
+            found[name] = {
+                "first": top[:, :COVERAGE_AT],
+                "values": {
+                    kind: _user_metrics(top, rows.padded(targets), rows.counts(targets), items)
+                    for kind, targets in one.targets.items()
+                },
+                "share": share,
+                "revenue": {} if one.revenue is None else _user_revenue(top, rows.batch(one.revenue), items),
             }
-            revenue = {} if one.revenue is None else _user_revenue(top, rows.batch(one.revenue), items)
-            top, any_nan, found, revenue = jax.device_get((top, any_nan, found, revenue))
-            if any_nan:
-                raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
-            first[name].append(top[:users, :COVERAGE_AT])
-            values[name].append(
-                {kind: {key: value[:users] for key, value in of_kind.items()} for kind, of_kind in found.items()}
-            )
-            revenues[name].append({key: value[:users] for key, value in revenue.items()})
-    return {
-        name: Answer(
-            np.concatenate(first[name]),
-            {
-                kind: {key: np.concatenate([piece[kind][key] for piece in values[name]]) for key in metrics.KEYS}
-                for kind in one.targets
-            },
-            np.concatenate(shares[name]) if shares[name] else None,
-            {key: np.concatenate([piece[key] for piece in revenues[name]]) for key in revenues[name][0]},
-        )
-        for name, one in asked.items()
-    }
+            nans.append(any_nan)
+        found, nans = jax.device_get((found, nans))
+        if any(nans):
+            raise InputError("the model scored NaN (not a number): its training went wrong; fit it again")
+        return jax.tree.map(lambda column: column[: rows.stop - rows.start], found)
+
+    pieces = batches(model, part, chunk or batching.scoring_chunk(items))
+    found = list(devices.overlapped(of_chunk, pieces, compiled=False))
+    whole = jax.tree.map(lambda *columns: np.concatenate(columns), *found)
+    return {name: Answer(**columns) for name, columns in whole.items()}
 
 
 def evaluate(model: Model, part: HeldOut, *, chunk: int | None = None) -> Evaluation:
@@ -273,14 +264,16 @@ def validator(part: HeldOut, *, once: bool = False) -> Callable[[Model], float]:
     offered = None if part.offered is None else jnp.asarray(part.offered)
 
     def validate(model: Model) -> float:
+        def total(piece: Chunk) -> jax.Array:
+            top, any_nan = lists_of(model.scores(piece.batch), piece.seen, offered)
+            found = total_ndcg(top, piece.targets, piece.counts, part.targets.shape[1])
+            return jnp.where(any_nan, jnp.nan, found)
+
+        compiled = bool(kept)
         if not once and not kept:
             kept.extend(chunks(model, part, size))
-        totals = []
-        for piece in chunks(model, part, size) if once else kept:
-            top, any_nan = lists_of(model.scores(piece.batch), piece.seen, offered)
-            total = total_ndcg(top, piece.targets, piece.counts, part.targets.shape[1])
-            totals.append(jnp.where(any_nan, jnp.nan, total))
-        return float(jax.device_get(jnp.stack(totals).sum())) / len(part)
+        totals = devices.overlapped(total, kept or chunks(model, part, size), compiled=compiled)
+        return float(jax.device_get(jnp.stack(list(totals)).sum())) / len(part)
 
     return validate
 
