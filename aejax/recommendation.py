@@ -31,9 +31,10 @@ from aejax.interactions import (
 from aejax.lists import Lists, taken_from_short
 from aejax.matrix import history_matrix
 from aejax.models import Model, unknown_customers
+from aejax.models.popularity import CategoryPopularitySettings, fit_category
 from aejax.moments import end_of
 from aejax.rules import ListRules
-from aejax.selection import best_items, start_best_items
+from aejax.selection import best_items, start_best_items, with_new_items
 
 Item = TypeVar("Item")
 # What lists of customers are based on whom the model does not know.
@@ -137,6 +138,7 @@ def recommended_lists(
     top: int = 10,
     repeat: str = "exclude",
     new_places: int = 0,
+    least_new: int = 0,
     segments: Features | None = None,
     for_unknown: Callable[[Interactions], Model | None] | None = None,
     rules: ListRules = NO_RULES,
@@ -144,7 +146,7 @@ def recommended_lists(
 ) -> Iterator[Lists]:
     """The best products for each customer, from what is known of them, a chunk of customers at a time.
 
-    What nobody has bought (`Known.sold`) is recommended in `new_places` alone.
+    What nobody has bought (`Known.sold`) is recommended in `new_places` and `least_new` alone.
 
     Args:
       model: a fitted model.
@@ -158,6 +160,9 @@ def recommended_lists(
       repeat: `exclude` leaves out what the customer has bought.
       new_places: of the K places of a customer with usable history so many are for new products (`Known.new`), the best
         of them by the model; they stand in the list by their score, and their `basis` is `attributes`.
+      least_new: so many are for new products where there is no usable history; the best are those whose attributes the
+        most bought products have (`models.popularity.fit_category`), and their score is the share of customers who
+        bought such products on average.
       segments: attributes of these customers, `[n, F]`, features as those of `known`; None: none are known.
       for_unknown: fits a model that scores customers by their attributes to what is bought, or None where it cannot;
         called only where one of the customers has no usable history.
@@ -179,7 +184,7 @@ def recommended_lists(
     if rules.not_bought_days and known.as_of is None:
         raise InputError("not_bought_days needs order dates (created_at), and the data of this run have none")
     rules.account(sold)
-    lister = _Lister(model, known, customers, top, repeat, new_places, segments, rules, why)
+    lister = _Lister(model, known, customers, top, repeat, new_places, least_new, segments, rules, why)
     if for_unknown is not None and segments is not None and known.lines.user_features is not None:
         lister.score_without_history(for_unknown)
     for finish in _one_ahead(map(lister.start, range(0, len(customers), lister.size))):
@@ -197,12 +202,13 @@ class _Lister:
         top: int,
         repeat: str,
         new_places: int,
+        least_new: int,
         segments: Features | None,
         rules: ListRules,
         why: bool,
     ):
         self.model, self.known, self.customers, self.top, self.why = model, known, customers, top, why
-        self.segments, self.rules, self.new_places = segments, rules, new_places
+        self.segments, self.rules, self.new_places, self.least_new = segments, rules, new_places, least_new
         lines = known.lines
         self.count = len(lines.items)
         self.bought = net_returns(lines)
@@ -231,6 +237,8 @@ class _Lister:
             return
         assert self.segments is not None
         self.by_segment = fit(self.bought)
+        if self.by_segment is not None and self.least_new:
+            self.by_segment = _WithNew(self.by_segment, self.new, self.popularity)
         if self.by_segment is not None:
             nobody = _who_bought_nothing(self.known.lines, self.segments)
             self.of_segment = self.place < 0
@@ -276,6 +284,8 @@ class _Lister:
                 top=self.top,
                 rows=self.filled,
                 offered=self.offered,
+                new=self.new if self.least_new else None,
+                new_places=self.least_new,
                 caps=self.rules.caps,
             )
             waiting.append((without, wait, "customer-attributes"))
@@ -310,8 +320,13 @@ class _Lister:
 
     @cached_property
     def popularity(self) -> np.ndarray:
-        """Of all products, `[I]`."""
-        return popularity(self.bought)
+        """Of all products, `[I]`; of new ones, where they are asked for, that of their kind."""
+        shares = popularity(self.bought)
+        if not (self.least_new and self.new.any()):
+            return shares
+        buyers = max(np.count_nonzero(np.bincount(self.bought.user)), 1)
+        of_kind = np.asarray(fit_category(self.bought, CategoryPopularitySettings()).popularity) / buyers
+        return np.where(self.new, of_kind, shares).astype(np.float32)
 
     @cached_property
     def popular(self) -> tuple[np.ndarray, np.ndarray]:
@@ -322,8 +337,45 @@ class _Lister:
         """Have the most popular products found that the rows of `hidden` `[n, I]` do not hold."""
         scores = np.broadcast_to(self.popularity, (rows, self.count))
         seen = jnp.asarray(batching.pad_rows(hidden, rows=rows).items)
-        found = best_items(jnp.asarray(scores), seen, self.offered, None, self.rules.caps, top=self.top)
-        return lambda: tuple(jax.device_get(part)[: hidden.shape[0]] for part in found[:2])  # pyright: ignore
+        new = self.new if self.least_new else None
+        found = best_items(
+            jnp.asarray(scores), seen, self.offered, new, self.rules.caps, top=self.top, new_places=self.least_new
+        )
+
+        def wait() -> tuple[np.ndarray, np.ndarray]:
+            best, items, of_new, new_items, _ = jax.device_get(found)
+            if self.least_new:
+                best, items = with_new_items(best, items, of_new, new_items, self.count)
+            return best[: hidden.shape[0]], items[: hidden.shape[0]]
+
+        return wait
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithNew:
+    """A model of what was bought that scores new products, too.
+
+    Attributes:
+      model: of the others.
+      new: `[I]` bool.
+      scores_of_new: `[I]`.
+    """
+
+    model: Model
+    new: np.ndarray
+    scores_of_new: np.ndarray
+
+    def encode(self, histories: Histories) -> Any:
+        return self.model.encode(histories)
+
+    def scores(self, batch: Any) -> jax.Array:
+        return jnp.where(self.new[None, :], self.scores_of_new[None, :], self.model.scores(batch))
+
+    def state(self) -> Any:
+        return self.model.state()
+
+    def unknown(self, histories: Histories) -> np.ndarray:
+        return unknown_customers(self.model, histories)
 
 
 def _spread(matrix: sp.csr_array, rows: np.ndarray, row: np.ndarray, count: int) -> sp.csr_array:

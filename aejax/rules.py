@@ -2,7 +2,7 @@
 
 ```toml
 published = true          # only products whose columns published, published_on_online_store, active, status say so
-new = 1                   # at least so many places for products that nobody has bought yet
+new = 1                   # at least so many places of every list for products that nobody has bought yet
 not_bought_days = 90      # nothing that the customer bought in the last so many days, where repeats are included
 
 [only]                    # columns of products.csv, sku among them: one of these values
@@ -124,12 +124,14 @@ class ListRules:
       caps: at most so many of a group; None: of all as many as come.
       not_bought_days: see `Rules`.
       earlier: pairs of customers and products that may not come again; None: there are none.
+      notes: sentences on what the rules name and no product has.
     """
 
     products: tuple[ProductRule, ...] = ()
     caps: Caps | None = None
     not_bought_days: int = 0
     earlier: Earlier | None = None
+    notes: tuple[str, ...] = ()
 
     def allowed(self, count: int) -> np.ndarray:
         """`[I]` bool, what all rules of products allow, of I = `count`."""
@@ -223,15 +225,20 @@ def list_rules(
       earlier: what single customers are not to get.
 
     Raises:
-      InputError: a column or value is not in products.csv.
+      InputError: a column is not in products.csv, or no product has a value of one of `only`.
     """
     row = pd.Index(products["sku"].to_numpy(dtype=object)).get_indexer(pd.Index(items.ids, dtype=object))
-    made = []
+    made, notes = [], []
     if rules.published:
         made.append(ProductRule("published", _published(products)[row] & (row >= 0)))
     for kind, columns in (("only", rules.only), ("never", rules.never)):
         for column, values in columns.items():
-            has = _has(products, column, values, f"[{kind}]", "products")[row] & (row >= 0)
+            cells = _cells(products, column, f"[{kind}]", "products")
+            strange = _strange(cells, values, f"[{kind}] {column}", "products")
+            if kind == "only" and len(strange) == len(values):
+                raise InputError(strange[0])
+            notes += strange
+            has = np.isin(cells, _folded(values))[row] & (row >= 0)
             made.append(ProductRule(f"{kind} {column}", has if kind == "only" else ~has))
     for name, skus, allows in (("in stock", in_stock, True), ("exclude", excluded or None, False)):
         if skus is not None:
@@ -246,7 +253,7 @@ def list_rules(
             values = np.append(_cells(products, column, "[at_most]", "products"), "")[row]
             groups.append(np.where(values == "", -1, np.unique(values, return_inverse=True)[1]).astype(np.int32))
         caps = Caps(np.stack(groups), np.array(list(rules.at_most.values()), dtype=np.int32))
-    return ListRules(tuple(made), caps, rules.not_bought_days, earlier)
+    return ListRules(tuple(made), caps, rules.not_bought_days, earlier, tuple(notes))
 
 
 def chosen_customers(rules: Rules, customers: pd.DataFrame, ids: Sequence[str]) -> tuple[list[str], dict[str, int]]:
@@ -263,7 +270,10 @@ def chosen_customers(rules: Rules, customers: pd.DataFrame, ids: Sequence[str]) 
             if row is None:
                 row = pd.Index(customers["customer_id"].to_numpy(dtype=object)).get_indexer(list(ids))
             # One of whom nothing is known has not agreed, and is in no segment.
-            has = np.append(_has(customers, column, values, f"[{kind}]", "customers"), False)[row]
+            cells = _cells(customers, column, f"[{kind}]", "customers")
+            for sentence in _strange(cells, values, f"[{kind}] {column}", "customers"):
+                raise InputError(sentence)
+            has = np.append(np.isin(cells, _folded(values)), False)[row]
             left_out[f"{kind} {column}"] = int(np.sum(kept & ~has))
             kept &= has
     if left_out and not kept.any():
@@ -282,15 +292,19 @@ def _cells(table: pd.DataFrame, column: str, place: str, noun: str) -> np.ndarra
     return np.array(cells.to_numpy(dtype=object), dtype=object)
 
 
-def _has(table: pd.DataFrame, column: str, values: tuple[str, ...], place: str, noun: str) -> np.ndarray:
-    """`[n]` bool, which rows have one of the values."""
-    cells = _cells(table, column, place, noun)
-    asked = [value.strip().casefold() for value in values]
+def _folded(values: tuple[str, ...]) -> list[str]:
+    """Values in the form of `_cells`."""
+    return [value.strip().casefold() for value in values]
+
+
+def _strange(cells: np.ndarray, values: tuple[str, ...], place: str, noun: str) -> list[str]:
+    """A sentence on each of the values that none of the cells has."""
     known = set(cells) - {""}
-    for value, one in zip(values, asked, strict=True):
-        if one not in known:
-            raise InputError(f"{place} {column}: no row of {noun}.csv has {shown(value)} there; {_nearest(one, known)}")
-    return np.isin(cells, asked)
+    return [
+        f"{place}: no row of {noun}.csv has {shown(value)} there; {_nearest(one, known)}"
+        for value, one in zip(values, _folded(values), strict=True)
+        if one not in known
+    ]
 
 
 def _nearest(value: str, known: set[str]) -> str:

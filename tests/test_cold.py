@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax import evaluation, experiment, registry, selection
+from aejax import evaluation, experiment, recommendation, registry, selection
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
 from aejax.interactions import Features
 from aejax.matrix import user_item_matrix
-from aejax.models.popularity import CategoryPopularitySettings, fit_category
+from aejax.models.popularity import CategoryPopularitySettings, PopularitySettings, fit, fit_category
+from aejax.ranking import Caps
+from aejax.rules import ListRules
 from aejax.split import split
 from aejax.tasks import evaluate_tasks
 from tests.shops import run, write_shop
@@ -154,6 +156,48 @@ def test_new_products_are_recommended_by_their_attributes_where_they_are_asked_f
     assert set(frames[0.25]["basis"][frames[0.25]["customer_id"] == "040"]) == {"popular"}
     for _, own in frames[0.25].groupby("customer_id"):
         assert own["score"].is_monotonic_decreasing
+
+
+def test_the_rule_of_new_products_holds_for_customers_without_orders(new_run, tmp_path, capsys):
+    (tmp_path / "rules.toml").write_text("new = 1")
+    (tmp_path / "who.txt").write_text("040\n")
+    options = ("--top", 4, "--rules", tmp_path / "rules.toml", "--customers", tmp_path / "who.txt")
+    assert run("recommend", new_run, *options, "--out", tmp_path / "out.csv") == 0
+    frame = pd.read_csv(tmp_path / "out.csv", dtype=str)
+    assert len(frame) == 4 and sorted(frame["basis"]) == ["attributes", "popular", "popular", "popular"]
+    assert set(frame["sku"][frame["basis"] == "attributes"]) <= {"new-high", "new-low", "rare"}
+    assert frame["score"].astype(float).is_monotonic_decreasing
+
+
+@pytest.mark.parametrize("with_segments", [True, False])
+@pytest.mark.parametrize("caps", [None, Caps(np.arange(30)[None, :] % 2, np.array([2]))])
+def test_new_products_without_a_history_are_those_of_the_kind_most_bought(tiny_lines, with_segments, caps):
+    """Products 0 to 5 are new; the even and the odd are the kinds."""
+    bought = tiny_lines.take(tiny_lines.item >= 6)
+    nobody = Features(sp.csr_array((60, 1), dtype=np.float32), (("age", "young"),))
+    lines = dataclasses.replace(bought, user_features=nobody)
+    model = fit(bought, PopularitySettings())
+    lists = recommendation.recommended_lists(
+        model,
+        recommendation.known_at(lines),
+        ["stranger", "c00"],
+        top=4,
+        least_new=2,
+        segments=nobody.take(np.array([0, 0])),
+        for_unknown=(lambda _: model) if with_segments else None,
+        rules=ListRules(caps=caps),
+    )
+    (found,) = lists
+    customers = np.array([len(set(bought.user[bought.item == item])) for item in range(30)])
+    of_kind = [customers[6 + kind :: 2].mean() for kind in (0, 1)]
+    best = int(np.argmax(of_kind))
+    is_new = found.items < 6
+    assert is_new[0].sum() == 2 and not is_new[1].any()
+    assert sorted(found.items[0][is_new[0]]) == [best, best + 2]
+    np.testing.assert_allclose(found.scores[0][is_new[0]], of_kind[best] / 60, rtol=1e-5)
+    assert found.basis[0][is_new[0]].tolist() == ["attributes"] * 2
+    if caps is not None:
+        assert sorted(found.items[0] % 2) == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("on", ["2024-01-01", "2024-01-02"])

@@ -10,6 +10,7 @@ from aejax import hindsight, runs
 from aejax.config import DataConfig
 from aejax.errors import InputError
 from aejax.experiment import judging
+from aejax.experiment.reading import read_lists
 from tests.shops import ORDER_COLUMNS, run
 
 BEFORE = [
@@ -121,7 +122,7 @@ def test_a_product_twice_in_a_list_is_bought_once_and_strangers_are_said(shop, t
 def test_wide_files_and_escaped_cells_are_read(shop, tmp_path):
     wide = pd.DataFrame({"customer_id": ["ann", "bob"], "sku_1": ["c", "c"], "title_1": ["C", "C"], "sku_2": ["b", ""]})
     wide.to_csv(tmp_path / "wide.csv", index=False)
-    found = judging.read_lists(tmp_path / "wide.csv")
+    found = read_lists(tmp_path / "wide.csv")
     assert sorted(found.itertuples(index=False, name=None)) == [("ann", "b", 2), ("ann", "c", 1), ("bob", "c", 1)]
     orders = pd.read_csv(shop / "orders.csv", dtype=str)
     orders.loc[orders["lineitem_sku"] == "d", "lineitem_sku"] = "=e"
@@ -168,7 +169,7 @@ def test_what_cannot_be_judged_is_one_message(shop, tmp_path, capsys, options, s
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("customer_id,rank\na,1\n", 'no column "sku"'), ("customer_id,rank,sku\na,x,b\n", "whole number"), ("", "table")],
+    [("customer_id,rank\na,1\n", 'no column "sku"'), ("customer_id,rank,sku\na,x,b\n", "whole number"), ("", "empty")],
 )
 def test_other_files_are_one_message(shop, tmp_path, capsys, content, said):
     (tmp_path / "lists.csv").write_text(content)

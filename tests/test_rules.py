@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from aejax.experiment.recommending import doubtful_moment
+from aejax.interactions import Interactions, Vocabulary
 from aejax.rules import read_rules
 from tests.shops import run, write_shop
 
@@ -116,7 +120,7 @@ def test_wide_and_why_and_holdout(fitted, tmp_path):
     [
         ("onyl = 1", 'no rule is called "onyl"; did you mean "only"?'),
         ('[only]\ncategry = "C1"', 'no such column; did you mean "category"?'),
-        ('[never]\ncategory = "C11"', 'no row of products.csv has "C11" there; did you mean "c1"?'),
+        ('[only]\ncategory = "C11"', 'no row of products.csv has "C11" there; did you mean "c1"?'),
         ("[at_most]\ncategory = 0", "expected a whole number from 1"),
         ("new = 1", "new = 1 of the rules needs a run that was fitted with --new-products"),
         ("new = ", "is not TOML"),
@@ -132,6 +136,63 @@ def test_rules_that_cannot_be_followed(fitted, tmp_path, capsys, rules, says):
     message = capsys.readouterr().err
     assert says in message and message.count("\n") == 1
     assert not list(tmp_path.glob("r.csv*"))
+
+
+@pytest.mark.parametrize("rule", ['[never]\ncategory = ["C11", "C1"]', '[only]\ncategory = ["C0", "C2", "C11", "C3"]'])
+def test_a_value_that_no_product_has_is_noted_and_the_others_hold(fitted, tmp_path, capsys, rule):
+    frame, account = recommended(fitted, tmp_path, rule, "--repeat", "include")
+    assert set(frame["sku"].astype(int) % 4) == {0, 2, 3}
+    (note,) = account["notes"]
+    assert 'category: no row of products.csv has "C11" there; did you mean "c1"?' in note
+    assert f"Note: {note}." in capsys.readouterr().out
+
+
+def test_never_of_what_no_product_has_takes_nothing(fitted, tmp_path):
+    frame, account = recommended(fitted, tmp_path, '[never]\nsku = "999"')
+    plain, none = recommended(fitted, tmp_path, "")
+    assert account["products"]["taken"] == {"never sku": 0} and len(account["notes"]) == 1 and none["notes"] == []
+    pd.testing.assert_frame_equal(frame, plain)
+
+
+def test_days_that_change_nothing_are_said_to(fitted, tmp_path, capsys):
+    _, account = recommended(fitted, tmp_path, "not_bought_days = 90")
+    assert account["notes"][0].startswith("not_bought_days = 90 of the rules does nothing")
+    assert "it is for --repeat include." in " ".join(capsys.readouterr().out.split())
+    _, account = recommended(fitted, tmp_path, "not_bought_days = 90", "--repeat", "include")
+    assert account["notes"] == []
+
+
+def moments(*days: str) -> Interactions:
+    number = np.arange(len(days), dtype=np.int32)
+    ids = Vocabulary.of(f"{one:03d}" for one in number)
+    at = np.array(days, dtype="datetime64[s]")
+    return Interactions(number, number, np.ones_like(number), ids, ids, order=number, at=at)
+
+
+def test_one_far_date_to_which_all_ages_count_is_said():
+    usual = ("2024-01-01", "2024-02-01", "2024-03-01")
+    assert doubtful_moment(moments(*usual, "2024-04-25"), "o.csv") == []  # 55 days behind, of 60
+    (far,) = doubtful_moment(moments(*usual, "2024-05-10"), "o.csv")
+    assert "last order of o.csv is of 2024-05-10, far behind all others" in far and far.endswith("give --on 2024-03-01")
+    (future,) = doubtful_moment(moments(*usual, "2924-03-02"), "o.csv")
+    assert "2924-03-02, in the future" in future
+    assert doubtful_moment(moments(usual[0], usual[2]), "o.csv") == []  # a period of two days has no usual gap
+    assert doubtful_moment(dataclasses.replace(moments(*usual), at=None), "o.csv") == []
+
+
+def test_recommend_names_the_far_date_and_its_file_once(tmp_path, capsys):
+    shop = write_shop(tmp_path / "shop")
+    orders = pd.read_csv(shop / "orders.csv", dtype=str)
+    orders.loc[orders["order_id"] == orders["order_id"][7], "created_at"] = "2924-01-01"
+    orders.to_csv(shop / "orders.csv", index=False)
+    assert run("fit", shop, "--model", "popularity", "--split", "users", "--run", tmp_path / "run") == 0
+    capsys.readouterr()
+    assert run("recommend", tmp_path / "run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("last order of orders.csv is of 2924-01-01, in the future") == 1
+    day = re.search(r"give --on (\S+)\.", said)[1]
+    assert run("recommend", tmp_path / "run", "--on", day) == 0
+    assert "in the future" not in capsys.readouterr().out
 
 
 def test_a_file_of_rules_is_read_as_it_stands(tmp_path):

@@ -494,6 +494,7 @@ def test_personal_columns_by_their_cells():
     ("arguments", "text"),
     [
         (("--statuses", "payed"), '--statuses names "payed"; did you mean "paid"?'),
+        (("--statuses", " ,"), '--statuses is " ,", which names none'),
         (("--by", "variant"), "--by variant belongs to Shopify's exports"),
         (("--statuses", "paid"), "--statuses paid belongs to Shopify's exports"),
     ],

@@ -215,6 +215,7 @@ def recommend(
         loaded, out, request, wishes.layout(addresses), holdout=holdout, seed=wishes.seed, say=console.print
     )
     print_account(console, out, account)
+    notes += account["notes"]
     for sentence in (*notes, *(asked.note for asked in (request.stock, request.excluded) if asked is not None)):
         if sentence:
             console.print(f"Note: {sentence}.")

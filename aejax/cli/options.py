@@ -69,13 +69,19 @@ class Common:
         """What is read."""
         from aejax.config import DataConfig
 
+        statuses = names(self.statuses)
+        if self.statuses is not None and not statuses:
+            raise InputError(
+                f'--statuses is "{self.statuses}", which names none; expected statuses with commas between, such as '
+                "paid,partially_refunded, or leave it out"
+            )
         return DataConfig(
             str(data),
             self.min_customers,
             self.min_rating,
             attribute_kinds(self.attributes),
             self.new_products,
-            names(self.statuses),
+            statuses,
             self.by,
             column_mapping(self.columns),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ import pandas as pd
 from aejax import datasets, runs
 from aejax.config import DataConfig
 from aejax.errors import InputError, nearest
-from aejax.experiment.reading import unescaped
+from aejax.experiment.reading import read_lists, unescaped
 from aejax.hindsight import CUTS, activity_of, amounts_of, group_figures, hit_figures, popular_lists, purchases_of
 from aejax.interactions import Vocabulary
 from aejax.moments import end_of
 from aejax.quality import counted
 
-_PLACE = re.compile(r"sku_(\d+)")
 LEAST_OF_SEGMENT = 2
 
 
@@ -106,40 +104,6 @@ def hindsight(file: Path, data: DataConfig, *, after: str | None = None, segment
             value: figures(own, top) for value, own in _segments(dataset.customers, segment, customers).items()
         }
     return {**result, "notes": notes}
-
-
-def read_lists(path: Path) -> pd.DataFrame:
-    """A file of recommendations as `customer_id, rank, sku`, whatever its layout.
-
-    Raises:
-      InputError: it is no such file.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is no file; expected recommendations as aejax recommend wrote them")
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path} cannot be read as a table: {str(problem).splitlines()[0]}") from None
-    places = {name: int(found[1]) for name in frame.columns if (found := _PLACE.fullmatch(str(name)))}
-    if "customer_id" in frame and places:
-        frame = frame.melt("customer_id", list(places), var_name="rank", value_name="sku")
-        frame["rank"] = [places[name] for name in frame["rank"]]
-        frame = frame[frame["sku"].notna() & (frame["sku"] != "")]
-    if missing := [name for name in ("customer_id", "rank", "sku") if name not in frame]:
-        raise InputError(
-            f'{path} has no column "{missing[0]}" (there are: {", ".join(map(str, frame.columns))}); expected '
-            "recommendations as aejax recommend wrote them"
-        )
-    try:
-        ranks = frame["rank"].astype(np.int64)
-    except ValueError:
-        raise InputError(f"{path}: a rank is no whole number; expected recommendations as aejax wrote them") from None
-    if not len(frame):
-        raise InputError(f"{path} holds no recommendation")
-    return pd.DataFrame(frame[["customer_id", "sku"]]).astype(str).assign(rank=ranks).reset_index(drop=True)
 
 
 def _as_known(frame: Any, known: Mapping[str, Any]) -> pd.DataFrame:

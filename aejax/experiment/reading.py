@@ -192,6 +192,40 @@ def read_excluded(path: Path, known: Vocabulary, items: Vocabulary) -> Excluded:
     return Excluded(frozenset(), Earlier(names, matrix), note)
 
 
+def read_lists(path: Path) -> pd.DataFrame:
+    """A file of recommendations as `customer_id, rank, sku`, whatever its layout and form.
+
+    Raises:
+      InputError: it is no such file.
+    """
+    columns = _read(path, "", "sku", _SKUS, more=("customer_id", "rank"), wide=True)
+    customer, rank = columns.pop("customer_id", None), columns.pop("rank", None)
+    missing = "customer_id" if customer is None else "rank" if rank is None and "sku" in columns else ""
+    if customer is None or missing:
+        raise InputError(f'{path} has no column "{missing}"; expected recommendations as aejax recommend wrote them')
+    names, frames = customer.values.to_numpy(zero_copy_only=False)[customer.codes], []
+    for column, sku in columns.items():
+        if column == "sku":
+            assert rank is not None
+            places = _ranks(path, rank)[rank.codes]
+        else:
+            places = np.full(len(sku.codes), int(column.removeprefix("sku_")))
+        skus = sku.values.to_numpy(zero_copy_only=False)[sku.codes]
+        frames.append(pd.DataFrame({"customer_id": names, "sku": skus, "rank": places})[~sku.blank()])
+    lists = pd.concat(frames, ignore_index=True)
+    if not len(lists):
+        raise InputError(f"{path} holds no recommendation")
+    return lists
+
+
+def _ranks(path: Path, column: Coded) -> np.ndarray:
+    """The whole numbers that the values are."""
+    try:
+        return np.array([int(value) for value in column.values.to_pylist()])
+    except ValueError:
+        raise InputError(f"{path}: a rank is no whole number; expected recommendations as aejax wrote them") from None
+
+
 def escape_cells(values: Sequence[str] | np.ndarray) -> np.ndarray:
     """Texts with an apostrophe before those that a spreadsheet would take for a formula: that begin with `=`, `+`, `-`,
     `@`, a tab or a carriage return, behind apostrophes or not, so that it can be taken off again.
@@ -225,10 +259,11 @@ def _read(
     """The column `name` of a file, or with `wide` the columns `sku_1`, `sku_2`, ... in its place, and those of `more`
     that are there.
     """
+    place = f"{option} {path}".lstrip()
     if not path.is_file():
-        raise InputError(f"{option} {path} is no file; expected a CSV file with a column {name}")
+        raise InputError(f"{place} is no file; expected a CSV file with a column {name}")
     if path.suffix == ".parquet":
-        return _read_parquet(path, option, name, more, wide)
+        return _read_parquet(path, place, name, more, wide)
     file = text.without_header(path, [name], separator="\t") if path.suffix == ".txt" else text.open_text(path)
     several = [other for other in file.names if wide and _WIDE.fullmatch(other)]
     if name in file.names or not several:
@@ -237,17 +272,17 @@ def _read(
     return text.read_coded(file, [*several, *(other for other in more if other in file.names)])
 
 
-def _read_parquet(path: Path, option: str, name: str, more: Sequence[str], wide: bool) -> dict[str, Coded]:
+def _read_parquet(path: Path, place: str, name: str, more: Sequence[str], wide: bool) -> dict[str, Coded]:
     try:
         there = pq.read_schema(path).names
         several = [name] if name in there else [other for other in there if wide and _WIDE.fullmatch(other)]
         if not several:
-            raise InputError(f'{option} {path} has no column "{name}" (there are: {", ".join(there)})')
+            raise InputError(f'{place} has no column "{name}" (there are: {", ".join(there)})')
         wanted = [*several, *(other for other in more if other in there)]
         table = pq.read_table(path, columns=wanted)
         columns = {other: table[other].cast(pa.string()).fill_null("") for other in wanted}
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as problem:
-        raise InputError(f"{option} {path} cannot be read as Parquet ({str(problem).splitlines()[0]})") from None
+        raise InputError(f"{place} cannot be read as Parquet ({str(problem).splitlines()[0]})") from None
     return {other: text.coded(pa.chunked_array(column.dictionary_encode())) for other, column in columns.items()}
 
 

@@ -94,6 +94,7 @@ class Asked:
       taken: rule -> products that it takes of those sold.
       new_places: places for new products.
       repeat: `include` or `exclude`.
+      notes: sentences on what was asked and does nothing, or stands on doubtful data.
     """
 
     known: recommendation.Known
@@ -103,6 +104,7 @@ class Asked:
     taken: dict[str, int]
     new_places: int
     repeat: str
+    notes: list[str]
 
 
 def silent(sentence: str) -> None:
@@ -133,8 +135,42 @@ def resolve(run: Run, request: Request) -> Asked:
         excluded=() if request.excluded is None else request.excluded.skus,
         earlier=None if request.excluded is None else request.excluded.earlier,
     )
-    repeat = request.repeat or run.prepared.split_config.repeat
-    return Asked(known, customers, left_out, rules, rules.account(known.sold), _new_places(run, request), str(repeat))
+    repeat = str(request.repeat or run.prepared.split_config.repeat)
+    notes = [*rules.notes]
+    if rules.not_bought_days and repeat == "exclude":
+        notes.append(
+            f"not_bought_days = {rules.not_bought_days} of the rules does nothing where all that was bought before is "
+            "left out; it is for --repeat include"
+        )
+    notes += doubtful_moment(known.lines, _orders_file(run))
+    taken, new_places = rules.account(known.sold), _new_places(run, request)
+    return Asked(known, customers, left_out, rules, taken, new_places, repeat, notes)
+
+
+def _orders_file(run: Run) -> str:
+    """The name of the file that the run's orders were read from, or of the first of them."""
+    data = run.config.data
+    read = (name for name in run.prepared.dataset.quality["files"] if name.startswith("orders"))
+    return data.columns.get("orders.file") or next(read, data.path)
+
+
+def doubtful_moment(lines: Interactions, file: str) -> list[str]:
+    """A sentence where the last moment, to which the ages of everyone's orders count, is in the future, or farther from
+    all orders before it than these are from the first.
+    """
+    if lines.at is None:
+        return []
+    first, last = lines.at.min(), lines.at.max()
+    before = lines.at[lines.at < last - np.timedelta64(1, "D")].max(initial=first)
+    in_future = last > np.datetime64("now", "s") + np.timedelta64(1, "D")
+    if not in_future and not (before > first and last - before > before - first):
+        return []
+    day, day_before = (moment.astype("M8[D]") for moment in (last, before))
+    why = "in the future" if in_future else f"far behind all others, which end on {day_before}"
+    return [
+        f"the last order of {file} is of {day}, {why}; what is recent is so by then, for every customer: correct it in "
+        f"the export, or give --on {day_before}"
+    ]
 
 
 def _new_places(run: Run, request: Request) -> int:
@@ -182,6 +218,7 @@ def recommended_lists(run: Run, request: Request, asked: Asked, say: Callable[[s
         top=request.top,
         repeat=asked.repeat,
         new_places=asked.new_places,
+        least_new=request.rules.new,
         segments=attributes.encode(run.prepared.attributes["customers"], dataset.customers, asked.customers),
         for_unknown=fit_segments,
         rules=asked.rules,

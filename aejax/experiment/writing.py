@@ -138,6 +138,7 @@ def write_recommendations(
       asked for, `left_out` by each rule, `held_out`, with a list, and, those held out among them, with one of fewer
       than `top` products;
       `products`: how many were sold, how many each rule took of them, and what took products from the short lists;
+      `notes`, on what was asked and does nothing, or stands on doubtful data;
       `rows`, and of these or of their customers on each `basis`; `join`: of how many customers the file has no address,
       where it has addresses, which stand nowhere else.
 
@@ -218,6 +219,7 @@ def write_recommendations(
             "taken": asked.taken,
             "taken_from_short_lists": dict(count.taken),
         },
+        "notes": asked.notes,
         "rows": count.rows,
         "rows_by_attributes": count.by_attributes,
     }
