@@ -60,15 +60,24 @@ def user_item_matrix(
         weight = lines.quantity
     else:
         weight = np.ones(len(lines), dtype=np.float32)
-    shape = (len(lines.users), len(lines.items))
     # One line is one order's purchase of one product: its lines were summed when they were read.
-    matrix = sp.csr_array((weight.astype(np.float32), (lines.user, lines.item)), shape=shape)
+    matrix = _cells(lines, weight.astype(np.float32))
     matrix.sum_duplicates()
     if values == "binary":
         matrix.data[:] = 1.0
     elif values.startswith("log1p"):
         np.log1p(matrix.data, out=matrix.data)
     return matrix
+
+
+def _cells(lines: Interactions, weight: np.ndarray) -> sp.csr_array:
+    """A cell for each line, `[U, I]`, those of one customer and product beside each other."""
+    shape = (len(lines.users), len(lines.items))
+    if np.any(lines.user[1:] < lines.user[:-1]):
+        return sp.csr_array((weight, (lines.user, lines.item)), shape=shape)
+    starts = np.searchsorted(lines.user, np.arange(shape[0] + 1, dtype=lines.user.dtype))
+    # By product and back again is a fifth of the time of sorting each customer's lines.
+    return sp.csr_array((weight, lines.item, starts), shape=shape).tocsc().tocsr()
 
 
 def history_matrix(histories: Histories, values: str = "binary", *, half_life: float = 180.0) -> sp.csr_array:
