@@ -71,13 +71,15 @@ def user_item_matrix(
 
 
 def _cells(lines: Interactions, weight: np.ndarray) -> sp.csr_array:
-    """A cell for each line, `[U, I]`, those of one customer and product beside each other."""
-    shape = (len(lines.users), len(lines.items))
-    if np.any(lines.user[1:] < lines.user[:-1]):
-        return sp.csr_array((weight, (lines.user, lines.item)), shape=shape)
-    starts = np.searchsorted(lines.user, np.arange(shape[0] + 1, dtype=lines.user.dtype))
-    # By product and back again is a fifth of the time of sorting each customer's lines.
-    return sp.csr_array((weight, lines.item, starts), shape=shape).tocsc().tocsr()
+    """A cell for each line, `[U, I]`, sorted by product, those of one customer and product beside each other.
+
+    Lines by product, then by customer: each is one pass over all of them, where sorting each customer's takes longer.
+    """
+    users, items = len(lines.users), len(lines.items)
+    starts = np.arange(len(lines) + 1, dtype=np.int32)
+    by_item = sp.csr_array((weight, lines.item, starts), shape=(len(lines), items)).tocsc()
+    cells = sp.csc_array((by_item.data, lines.user[by_item.indices], by_item.indptr), shape=(users, items))
+    return cells.tocsr()
 
 
 def history_matrix(histories: Histories, values: str = "binary", *, half_life: float = 180.0) -> sp.csr_array:
