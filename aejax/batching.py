@@ -184,11 +184,10 @@ def pad_rows(matrix: sp.csr_array, *, rows: int | None = None, length: int | Non
     length = bucket(longest_row(matrix)) if length is None else length
     items = np.full((rows, length), matrix.shape[1], dtype=np.int32)
     values = np.zeros((rows, length), dtype=np.float32)
-    counts = np.diff(matrix.indptr)
-    row = np.repeat(np.arange(matrix.shape[0]), counts)
-    column = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], counts)
-    items[row, column] = matrix.indices
-    values[row, column] = matrix.data
+    before = np.arange(matrix.shape[0]) * length - matrix.indptr[:-1]
+    place = np.arange(matrix.nnz) + np.repeat(before, np.diff(matrix.indptr))
+    items.reshape(-1)[place] = matrix.indices
+    values.reshape(-1)[place] = matrix.data
     return Batch(items, values)  # pyright: ignore[reportArgumentType] (host arrays until a jitted function takes them)
 
 
@@ -196,6 +195,8 @@ def fill_rows(batch: Encoded, rows: int) -> Encoded:
     """Any encoded batch of n customers -> the same with its last customer repeated up to `rows`."""
 
     def fill(leaf: np.ndarray) -> np.ndarray:
+        if leaf.shape[0] == rows:
+            return leaf
         return np.pad(leaf, ((0, rows - leaf.shape[0]), *((0, 0),) * (leaf.ndim - 1)), mode="edge")
 
     return jax.tree.map(fill, batch)

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
 from aejax.explanation import Causes
@@ -49,21 +48,18 @@ class Lists:
         why = None if self.why is None else self.why.take(rows)
         return Lists(self.customers[rows], self.items[rows], self.scores[rows], self.basis[rows], {}, why)
 
-    def frame(self, skus: np.ndarray, titles: np.ndarray) -> pd.DataFrame:
-        """A row for each place, with the columns `COLUMNS`; `skus` and `titles` `[I]` are of the products."""
+    def columns(self, skus: np.ndarray, titles: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns `COLUMNS` of a table with a row for each place; `skus` and `titles` `[I]` are of the products."""
         rows, places = self.rows(len(skus))
         items = self.items[rows, places]
-        return pd.DataFrame(
-            {
-                "customer_id": self.customers[rows],
-                "rank": places + 1,
-                "sku": skus[items],
-                "title": titles[items],
-                "score": self.scores[rows, places].astype(np.float32),
-                "basis": self.basis[rows, places],
-            },
-            columns=list(COLUMNS),
-        )
+        return {
+            "customer_id": self.customers[rows],
+            "rank": places + 1,
+            "sku": skus[items],
+            "title": titles[items],
+            "score": self.scores[rows, places].astype(np.float32),
+            "basis": self.basis[rows, places],
+        }
 
 
 def taken_from_short(

@@ -29,7 +29,7 @@ from aejax.interactions import (
     net_returns,
 )
 from aejax.lists import Lists, taken_from_short
-from aejax.matrix import history_matrix
+from aejax.matrix import user_item_matrix
 from aejax.models import Model, unknown_customers
 from aejax.models.popularity import CategoryPopularitySettings, fit_category
 from aejax.moments import end_of
@@ -127,7 +127,7 @@ def recommend(
     skus = known.lines.items.ids
     title_of = titles.reindex(skus).to_numpy(dtype=object)
     for lists in recommended_lists(model, known, customers, **options):
-        yield lists.frame(skus, title_of)
+        yield pd.DataFrame(lists.columns(skus, title_of))
 
 
 def recommended_lists(
@@ -224,6 +224,8 @@ class _Lister:
         place = lines.users.index(customers)
         has_history = np.bincount(self.bought.user, minlength=len(lines.users)) > 0
         self.place = np.where((place >= 0) & has_history[place], place, -1)
+        self.by_customer = _of_customers(self.bought, self.place[self.place >= 0])
+        self.seen = user_item_matrix(self.recent)
         allowed = rules.allowed(self.count)
         self.offered, self.new = known.sold & allowed, known.new & allowed
         self.size = batching.scoring_chunk(self.count)
@@ -259,8 +261,8 @@ class _Lister:
         histories, seen = None, hidden[:0]
         if len(users):
             as_of = None if self.known.as_of is None else np.full(len(users), self.known.as_of)
-            histories = histories_of(self.bought, users, as_of)
-            seen = history_matrix(histories_of(self.recent, users))
+            histories = histories_of(self.by_customer, users, as_of)
+            seen = sp.csr_array(self.seen[users])
             wait = start_best_items(
                 self.model,
                 histories,
@@ -331,6 +333,10 @@ class _Lister:
     @cached_property
     def popular(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores and items `[1, K]` of the most popular products that are offered."""
+        if self.rules.caps is None:  # no program for the device has to be made for one list
+            scores = np.where(self.offered, self.popularity, -np.inf)
+            best = np.argsort(-scores, kind="stable")[None, : self.top]
+            return scores[best], np.where(self.offered[best], best, self.count)
         return self._start_popular(sp.csr_array((1, self.count), dtype=np.float32), 1)()
 
     def _start_popular(self, hidden: sp.csr_array, rows: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -385,6 +391,14 @@ def _spread(matrix: sp.csr_array, rows: np.ndarray, row: np.ndarray, count: int)
     return sp.csr_array(sp.vstack([matrix, sp.csr_array((1, matrix.shape[1]), dtype=matrix.dtype)], format="csr"))[
         place
     ]
+
+
+def _of_customers(lines: Interactions, users: np.ndarray) -> Interactions:
+    """The lines of these customers, each one's together, so that no chunk gathers its own from all over."""
+    asked = np.zeros(len(lines.users), dtype=bool)
+    asked[users] = True
+    positions, _ = lines.by_user
+    return lines.take(positions[asked[lines.user[positions]]])
 
 
 def _rows_of(

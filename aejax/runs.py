@@ -6,6 +6,8 @@ between those steps, and every command calls it first. While a folder grows it i
 write one run. Nothing here is a pickle: JSON, Parquet and Orbax arrays.
 """
 
+# pyarrow.compute makes its functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import errno
@@ -28,6 +30,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import aejax
@@ -380,11 +383,11 @@ def _decode(column: pa.ChunkedArray) -> tuple[np.ndarray, Vocabulary]:
     )
     if isinstance(coded, pa.ChunkedArray):
         coded = coded.chunk(0)
-    ids = np.array(coded.dictionary.to_pylist(), dtype=object)
-    order = np.argsort(ids)
-    position = np.empty(len(ids), dtype=np.int32)
-    position[order] = np.arange(len(ids), dtype=np.int32)
-    return position[coded.indices.to_numpy()], Vocabulary(ids[order])
+    order = pc.array_sort_indices(coded.dictionary).to_numpy()  # UTF-8 sorts as Python's str does: by code point
+    position = np.empty(len(order), dtype=np.int32)
+    position[order] = np.arange(len(order), dtype=np.int32)
+    ids = coded.dictionary.take(pa.array(order)).to_numpy(zero_copy_only=False)
+    return position[coded.indices.to_numpy()], Vocabulary(ids)
 
 
 def save_state(folder: Path, state: Any) -> None:

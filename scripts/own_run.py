@@ -247,7 +247,7 @@ def command(arguments: list[str], compiled: str | None = None) -> dict[str, Any]
     """Any command of aejax in a process of its own, from its start to its end; what is compiled is kept in `compiled`,
     by default where the user has it.
     """
-    kept = {} if compiled is None else {"JAX_COMPILATION_CACHE_DIR": compiled}
+    kept = {} if compiled is None else {"XDG_CACHE_HOME": compiled}  # the user's, in which all else is as for users
     start = time.perf_counter()
     words = [sys.executable, "-m", "aejax", *arguments]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **kept})

@@ -283,6 +283,14 @@ def test_an_archive_bomb_is_refused_by_size(shop, monkeypatch, name):
         datasets.read(shop)
 
 
+@pytest.mark.parametrize(("mark", "says"), [(b"\0", "customers.csv:4: a NUL byte"), (b'"', "customers.csv:4: a quote")])
+def test_what_stands_behind_the_first_piece_of_a_file_is_found_by_its_line(shop, monkeypatch, mark, says):
+    monkeypatch.setattr(sources, "CHUNK", 16)  # the first piece is little more than the header
+    (shop / "customers.csv").write_bytes(b"customer_id,city\n1,Ulm\n2,Bonn\n3,%sTrier\n" % mark)
+    with pytest.raises(InputError, match=says):
+        datasets.read(shop)
+
+
 @pytest.mark.slow
 def test_hostile_tables_end_in_success_or_one_message():
     outcomes = fuzz_tables.fuzz(300, draw_seed=0)

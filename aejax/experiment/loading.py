@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,13 @@ def load_run(run: Path) -> Run:
     if not run.exists() and runs.unfinished_path(run).exists():
         raise InputError(f"{run} is not finished; go on with: aejax fit ... --run {run} --resume")
     config = runs.read_config(run)
-    prepared = prepare_dataset(runs.read_data(run), config.data, config.split)
-    family = registry.family(config.model)
-    settings = registry.make_settings(config.model, config.settings)
-    model = family.restore(runs.load_state(run / "state" / "model"), settings, items=len(prepared.interactions.items))
+    with ThreadPoolExecutor(max_workers=1) as beside:  # files are unpacked outside the interpreter's lock
+        waiting = beside.submit(lambda: prepare_dataset(runs.read_data(run), config.data, config.split))
+        family = registry.family(config.model)
+        settings = registry.make_settings(config.model, config.settings)
+        state = runs.load_state(run / "state" / "model")  # JAX is told a thread's device
+        prepared = waiting.result()
+    model = family.restore(state, settings, items=len(prepared.interactions.items))
     return Run(config, prepared, model, run)
 
 

@@ -236,7 +236,9 @@ def recommend(run: Run, request: Request | None = None, say: Callable[[str], Non
     request = request or Request()
     asked = resolve(run, request)
     names = product_names(run, asked.known, request.stock)
-    return (long_frame(lists, names, request.why) for lists in recommended_lists(run, request, asked, say))
+    return (
+        pd.DataFrame(long_columns(lists, names, request.why)) for lists in recommended_lists(run, request, asked, say)
+    )
 
 
 def product_names(run: Run, known: recommendation.Known, stock: Stock | None, escape: bool = False) -> Names:
@@ -257,12 +259,12 @@ def product_names(run: Run, known: recommendation.Known, stock: Stock | None, es
     return Names(made(known.lines.items.ids), made(titles), more, titles, escape)
 
 
-def long_frame(lists: Lists, names: Names, why: bool) -> pd.DataFrame:
-    """A row for each recommendation, as `recommend` describes it."""
-    frame = lists.frame(names.skus, names.titles)
+def long_columns(lists: Lists, names: Names, why: bool) -> dict[str, np.ndarray]:
+    """The columns of a table with a row for each recommendation, as `recommend` describes it."""
+    columns = lists.columns(names.skus, names.titles)
     rows, places = lists.rows(len(names.skus))
     for name, column in names.more.items():
-        frame[name] = column[lists.items[rows, places]]
+        columns[name] = column[lists.items[rows, places]]
     if why:
-        frame["why"] = names.why(lists.why)[rows, places]
-    return frame
+        columns["why"] = names.why(lists.why)[rows, places]
+    return columns

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
@@ -21,7 +20,15 @@ from aejax import recommendation, runs
 from aejax.errors import InputError
 from aejax.experiment.loading import Run
 from aejax.experiment.reading import escape_cells
-from aejax.experiment.recommending import Names, Request, long_frame, product_names, recommended_lists, resolve, silent
+from aejax.experiment.recommending import (
+    Names,
+    Request,
+    long_columns,
+    product_names,
+    recommended_lists,
+    resolve,
+    silent,
+)
 from aejax.lists import COLUMNS, Lists
 from aejax.quality import counted
 
@@ -43,8 +50,10 @@ class Layout:
     addresses: Mapping[str, str] | None = dataclasses.field(default=None, repr=False)
 
 
-def _wide(lists: Lists, names: Names, why: bool) -> pd.DataFrame:
-    """A row for each customer with a list: `customer_id`, and `sku_1, title_1, ...` of its first place and so on."""
+def _wide(lists: Lists, names: Names, why: bool) -> dict[str, np.ndarray]:
+    """The columns of a table with a row for each customer with a list: `customer_id`, and `sku_1, title_1, ...` of its
+    first place and so on.
+    """
     lists = lists.take(np.flatnonzero((lists.items < len(names.skus)).any(axis=1)))
     columns = {"sku": names.skus, "title": names.titles, **names.more}
     none = np.array([None], dtype=object)
@@ -52,10 +61,10 @@ def _wide(lists: Lists, names: Names, why: bool) -> pd.DataFrame:
     if why:
         texts["why"] = names.why(lists.why)
         texts["why"][lists.items == len(names.skus)] = None
-    frame = {"customer_id": lists.customers}
+    wide = {"customer_id": lists.customers}
     for place in range(lists.items.shape[1]):
-        frame |= {f"{name}_{place + 1}": column[:, place] for name, column in texts.items()}
-    return pd.DataFrame(frame)
+        wide |= {f"{name}_{place + 1}": column[:, place] for name, column in texts.items()}
+    return wide
 
 
 def _schema(request: Request, layout: Layout, names: Names, email: bool) -> pa.Schema:
@@ -154,7 +163,7 @@ def write_recommendations(
         _check_join(run, out, asked.customers, addresses)
     safe = out.suffix == ".csv" and not layout.raw
     names = product_names(run, asked.known, request.stock, escape=safe)
-    count, table = _Counts(), _wide if layout.wide else long_frame
+    count, table = _Counts(), _wide if layout.wide else long_columns
     schema = _schema(request, layout, names, addresses is not None)
     of_control = _schema(request, layout, names, False)  # these lists are not to be sent
     make = pq.ParquetWriter if out.suffix == ".parquet" else pc.CSVWriter
@@ -164,15 +173,17 @@ def write_recommendations(
             return files.enter_context(make(files.enter_context(runs.whole_file(path)), schema))
 
         def write(writer: Any, lists: Lists, schema: pa.Schema) -> None:
-            frame = table(lists, names, request.why)
+            columns = table(lists, names, request.why)
+            whose = columns["customer_id"]
+            if safe:
+                written = dict(zip(lists.customers, escape_cells(lists.customers), strict=True))
+                columns["customer_id"] = np.array([written[name] for name in whose], dtype=object)
             if "email" in schema.names:
                 assert addresses is not None
-                frame["email"] = [addresses.get(name, "") for name in frame["customer_id"]]
-            for name in ("customer_id", "email"):
-                if safe and name in frame:
-                    frame[name] = escape_cells(frame[name].to_numpy(dtype=object))
-            if len(frame):
-                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+                emails = [addresses.get(name, "") for name in whose]
+                columns["email"] = escape_cells(emails) if safe else np.array(emails, dtype=object)
+            if len(whose):
+                writer.write_table(pa.Table.from_pydict(columns, schema))
 
         control = opened(holdout_path(out), of_control) if chosen else None
         writer = opened(out, schema)

@@ -87,6 +87,7 @@ def clean(lines: OrderLines, source: str = "orders.csv") -> Cleaned:
     rows = np.flatnonzero(kept)
     if len(rows) < len(kept):
         lines = lines.take(rows)
+    rows = rows.astype(np.int32)
     order, at, warnings = _orders(lines)
     if at is not None and (undated := np.isnat(at)).any():
         dropped[quality.NO_DATE] = rows[undated]

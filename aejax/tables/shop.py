@@ -57,11 +57,13 @@ def read_shop(folder: Path, mapping: Mapping[str, str] = MappingProxyType({})) -
     with ThreadPoolExecutor(max_workers=1) as beside:  # pyarrow works outside the interpreter's lock
         waiting = beside.submit(_read_entities, found, "products", mapping, quality.NO_PRODUCT)
         lines, orders_file, guessed = _read_orders(found["orders"], mapping, known)
-        cleaned = clean(lines, found["orders"].name)
+        count, read = len(lines.quantity), [lines]
+        del lines
+        cleaned = clean(read.pop(), found["orders"].name)  # which alone holds them, and lets go of what it drops
         products, told = waiting.result()
     return joining.dataset_of(
         cleaned,
-        OrderFiles([orders_file], [len(lines.quantity)], (*_ORDERS_NEED, *_ORDERS_USE)),
+        OrderFiles([orders_file], [count], (*_ORDERS_NEED, *_ORDERS_USE)),
         customers,
         products,
         files=found.values(),

@@ -309,13 +309,14 @@ def _read_csv(file: TextFile, wanted: Sequence[str], kind: pa.DataType, block_si
                 newlines_in_values=file.quotes > 0,  # costs a third of the time
             ),
             convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(wanted, kind), include_columns=wanted),
-            memory_pool=pa.system_memory_pool(),  # gives back what it no longer needs
+            memory_pool=pa.system_memory_pool(),  # see `coded`
         )
 
 
 def coded(column: pa.ChunkedArray) -> Coded:
     """A dictionary column as distinct trimmed values and codes. Only the distinct values are touched as text."""
-    whole = column.unify_dictionaries().combine_chunks()
+    pool = pa.system_memory_pool()  # gives back what it no longer needs
+    whole = column.unify_dictionaries(memory_pool=pool).combine_chunks(memory_pool=pool)
     if isinstance(whole, pa.ChunkedArray):  # pyarrow < 21 returns one chunk, wrapped
         whole = whole.chunk(0)
     codes = whole.indices.to_numpy()

@@ -269,7 +269,7 @@ def _checked(
 
 def _numbers(text: pd.Series) -> np.ndarray:
     """Float64; NaN where it is none."""
-    return pd.to_numeric(text, errors="coerce").to_numpy(dtype=float)
+    return np.asarray(pd.to_numeric(text, errors="coerce"), dtype=float)
 
 
 def _plain_dates(values: pa.StringArray) -> np.ndarray | None:
