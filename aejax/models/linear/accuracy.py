@@ -55,7 +55,7 @@ def check_scores(
     rows = sp.csr_array(by_user[chosen])
     found = scores(sp.csr_array(rows, dtype=np.float32)).T
     rows.data *= scale[rows.indices]
-    overlap = (solve.over_ridge(rows, ridge) @ by_item).toarray()
+    overlap = sp.csr_array(solve.over_ridge(rows, ridge) @ by_item).toarray()
     solved, left, through = np.zeros_like(overlap), overlap, np.zeros(found.shape)
     for _ in range(STEPS):
         solved += left.astype(inverse.dtype) @ inverse
