@@ -333,7 +333,7 @@ class _Lister:
     @cached_property
     def popular(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores and items `[1, K]` of the most popular products that are offered."""
-        if self.rules.caps is None:  # no program for the device has to be made for one list
+        if self.rules.caps is None and not self.least_new:  # no program for the device has to be made for one list
             scores = np.where(self.offered, self.popularity, -np.inf)
             best = np.argsort(-scores, kind="stable")[None, : self.top]
             return scores[best], np.where(self.offered[best], best, self.count)
