@@ -12,7 +12,7 @@ import jax
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-AT_ONCE = 2
+WORKERS = 2
 
 
 def on_cpu() -> bool:
@@ -22,11 +22,11 @@ def on_cpu() -> bool:
 
 
 def overlapped(function: Callable[[Item], Result], items: Iterable[Item], *, compiled: bool) -> Iterator[Result]:
-    """`map`, on a CPU with `AT_ONCE` calls at a time: much of what XLA does there (top-k, scatters) takes one core.
+    """`map`, on a CPU with `WORKERS` calls at a time: much of what XLA does there (top-k, scatters) takes one core.
 
     Args:
       function: of an item, to arrays; pure.
-      items: as many as `AT_ONCE` are taken before the first result is.
+      items: as many as `WORKERS` are taken before the first result is.
       compiled: the function was called before; else the first call is waited for, so that nothing compiles twice.
     """
     if not on_cpu():
@@ -41,11 +41,11 @@ def overlapped(function: Callable[[Item], Result], items: Iterable[Item], *, com
     rest = iter(items)
     if not compiled:
         yield from map(finished, islice(rest, 1))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         waiting: deque[Future[Result]] = deque()
         for item in rest:
             waiting.append(pool.submit(finished, item))
-            if len(waiting) == AT_ONCE:
+            if len(waiting) == WORKERS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -59,7 +59,7 @@ def lists_of(scores: jax.Array, seen: jax.Array, offered: jax.Array | None = Non
     and whether any score is NaN.
     """
     best = ranking.mask_items(ranking.offer_items(scores, offered), seen)
-    return ranking.top_k_items(best, metrics.DEPTH)[1], ranking.any_nan(scores)
+    return ranking.top_k_items(best, metrics.DEPTH)[1], jnp.isnan(scores).any()
 
 
 @partial(jax.jit, static_argnames="items")

@@ -43,7 +43,7 @@ def best_items(
         return ranking.capped_top_k_items(masked, k, caps, before)
 
     first, first_items = best(new, new_places) if new_places else (scores[:, :0], seen[:, :0])
-    return *best(offered, top, first_items), first, first_items, ranking.any_nan(scores)
+    return *best(offered, top, first_items), first, first_items, jnp.isnan(scores).any()
 
 
 def start_best_items(

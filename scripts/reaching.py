@@ -61,8 +61,10 @@ def a_round(
     gpu = ["--gpu"] if device == "gpu" else []
     limits = ["--epochs", str(most_epochs), "--patience", str(PATIENCE), "--seed", str(seed), *gpu]
     for name, arguments in recbole.items():
-        arrived = [at.whole for curve in found.values() if (at := first_reaching(curve, aim)) is not None]
-        enough = ["--seconds", str(min(arrived))] if arrived else []
+        arrived = [at for curve in found.values() if (at := first_reaching(curve, aim)) is not None]
+        enough = []  # once both are longer, it is the faster one by neither
+        if arrived:
+            enough = ["--limits", str(min(at.training for at in arrived)), str(min(at.whole for at in arrived))]
         options = (str(split.resolve()), *limits, *enough, *arguments.split())
         side = sides.Side(name, "peers/recbole_run.py", options, "recbole")
         try:
@@ -90,6 +92,7 @@ def a_round(
         "target": aim,
         "reached": {name: first_reaching(curve, aim) for name, curve in found.items()},
         "best": {name: max(score for _, _, score in curve) for name, curve in found.items()},
+        "seconds": {name: curve[-1][1] for name, curve in found.items()},
         "words": words,
     }
 
@@ -99,7 +102,7 @@ def line(record: Mapping[str, Any]) -> str:
     cells = []
     for name, at in record["reached"].items():
         if at is None:
-            cells.append(f"{name} does not reach it, best {record['best'][name]:.4f}")
+            cells.append(f"{name} not in {record['seconds'][name]:.3g} s, best {record['best'][name]:.4f}")
         else:
             cells.append(f"{name} {at.whole:.3g} s, training alone {at.training:.3g} s, epoch {at.epoch}")
     head = f"seed {record['seed']}, to validation ndcg@100 {record['target']:.4f}: "

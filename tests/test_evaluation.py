@@ -155,6 +155,16 @@ def test_one_nan_stops_evaluation_and_makes_the_validation_score_nan(model, part
     assert np.isnan(evaluation.validator(part)(TableModel(table, model.lines)))
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (100, 1_682), (512, 17_107)])
+def test_one_nan_among_many_scores_is_found(shape):
+    """At these sizes the largest of a row, as XLA finds it on a CPU, is no NaN."""
+    scores, seen = jax.random.normal(jax.random.key(0), shape), jnp.full((shape[0], 1), shape[1])
+    assert not evaluation.lists_of(scores, seen)[1]
+    for row, item in ((0, 0), (shape[0] // 2, shape[1] // 3), (shape[0] - 1, shape[1] - 1)):
+        assert evaluation.lists_of(scores.at[row, item].set(jnp.nan), seen)[1]
+    assert evaluation.lists_of(jnp.full(shape, jnp.nan), seen)[1]
+
+
 # Both tasks
 
 

@@ -225,7 +225,7 @@ def test_an_exact_solution_is_stored_as_it_scores(tiny_lines, targets, l2, share
 @pytest.mark.parametrize("targets", [None, "binary"])
 def test_a_cpu_scores_from_customers_as_an_accelerator_does(tiny_lines, targets, monkeypatch):
     monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
-    monkeypatch.setattr(scoring, "AT_ONCE", 8)  # of 30 products
+    monkeypatch.setattr(scoring, "PRODUCTS_AT_ONCE", 8)  # of 30 products
     model = linear.fit(tiny_lines, EASESettings(values="quantity", targets=targets))
     batch = model.encode(Histories(tiny_lines, None))
     found = np.asarray(model.scores(batch))

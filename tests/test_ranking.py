@@ -43,7 +43,7 @@ def test_negative_zero_ties_with_zero():
 
 
 # Among so many items a list of 1 or 2 is looked for in the best blocks, whose size divides but the first number.
-many_items = st.sampled_from([512, 259])
+many_items = st.sampled_from([512, 331])
 special = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 0.0, 0.5, 0.5, np.inf])
 
 
@@ -63,7 +63,7 @@ def test_the_best_blocks_hold_the_best_items(count, k, data):
         assert best[row].tolist() == both[row, expected].tolist() + [-np.inf] * missing
 
 
-@pytest.mark.parametrize(("count", "k"), [(3000, 10), (1283, 10), (5121, 40)])
+@pytest.mark.parametrize(("count", "k"), [(3000, 10), (1609, 10), (6401, 40)])
 @pytest.mark.parametrize("digits", [0, 1, 7])
 def test_a_list_from_the_best_blocks_is_the_head_of_the_sorted_items(count, k, digits):
     scores = np.asarray(jax.random.normal(jax.random.key(count), (5, count))).round(digits)
@@ -75,27 +75,12 @@ def test_a_list_from_the_best_blocks_is_the_head_of_the_sorted_items(count, k, d
     np.testing.assert_array_equal(items, np.where(np.isneginf(expected), count, order))
 
 
-def test_nan_comes_first_from_the_best_blocks_too():
-    scores = jnp.zeros((1, 1000)).at[0, 700].set(jnp.nan).at[0, 900].set(jnp.inf)
-    best, items = ranking.top_k_items(scores, 3)
-    assert items.tolist() == [[700, 900, 0]]
-    assert np.isnan(best[0, 0])
-
-
-@pytest.mark.parametrize("count", [1, 7, 300])
-def test_one_nan_among_the_scores_is_found(count):
-    scores = jnp.full((3, count), -jnp.inf).at[0].set(jnp.inf)
-    assert not ranking.any_nan(scores)
-    for cell in {(0, 0), (1, count // 2), (2, count - 1)}:
-        for nan in (jnp.nan, -jnp.nan):
-            assert ranking.any_nan(scores.at[cell].set(nan))
-
-
 def test_all_items_masked_leaves_nothing():
     masked = ranking.mask_items(jnp.ones((1, 4)), jnp.arange(4)[None, :])
     best, items = ranking.top_k_items(masked, 6)
     assert items.tolist() == [[4] * 6]
     assert np.isneginf(best).all()
+    assert ranking.top_k_items(masked, 0)[1].shape == (1, 0)
 
 
 def test_the_top_k_is_the_head_of_the_longer_list():

@@ -250,10 +250,11 @@ def test_time_to_quality_takes_the_faster_peer_and_only_what_arrived(monkeypatch
     records = benchmark.quality(tmp_path, settings, repeats=2)
     assert [record["target"] for record in records] == [0.3, 0.3]
     lines = capsys.readouterr().out.splitlines()
-    assert "RecBole, its defaults does not reach it, best 0.2900" in lines[0]
+    assert "RecBole, its defaults not in 1 s, best 0.2900" in lines[0]
     first, second, own = asked[:3]
-    assert "--seconds" not in first
-    assert second[second.index("--seconds") + 1] == "4.0"  # what the first took to its best
+    assert "--limits" not in first
+    at = second.index("--limits")
+    assert second[at + 1 : at + 3] == ("2.0", "4.0")  # what the first took to its best, training and all
     assert '"latent_dim": 4' in own[-1]
     assert lines[2].startswith("with validation: aejax 2 [2, 2] s, RecBole 4 [4, 4] s, ratio 2 [2, 2] in 2 of 2")
     assert "training alone: aejax 0.5 [0.5, 0.5] s, RecBole 2" in lines[3]

@@ -48,7 +48,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 
 class OutOfTime(Exception):
-    """Training took longer than `--seconds`."""
+    """Training took longer than `--limits`."""
 
 
 def main() -> None:
@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--patience", type=int, default=20)
-    parser.add_argument("--seconds", type=float, help="stop after the validation that ends later than this")
+    parser.add_argument(
+        "--limits", type=float, nargs=2, help="stop once training and all took longer than these seconds"
+    )
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[])
@@ -115,7 +117,7 @@ def main() -> None:
     def noted(*args: Any, **options: Any) -> Any:
         score, result = validate(*args, **options)
         curve.append((sum(seconds), time.perf_counter() - fitting, float(score)))
-        if given.seconds is not None and curve[-1][1] > given.seconds:
+        if given.limits and curve[-1][0] > given.limits[0] and curve[-1][1] > given.limits[1]:
             raise OutOfTime
         return score, result
 

@@ -22,7 +22,7 @@ from aejax.models.linear.settings import EASESettings
 # wrong, and after three they are as exact as their sums are in float32.
 REFINEMENTS = 3
 # Products whose scores a core of a CPU makes at once, so few that they are still in its cache when they are turned.
-AT_ONCE = 512
+PRODUCTS_AT_ONCE = 512
 
 
 @partial(jax.jit, static_argnames="by_rows")
@@ -162,7 +162,7 @@ class UserWeights:
         return UserBatch(pad_rows(matrix), overlap)  # pyright: ignore[reportArgumentType] (host until jitted)
 
     def scores(self, batch: UserBatch) -> jax.Array:
-        """A batch of B users -> scores `[B, I]`, higher is better."""
+        """A batch of B users -> scores `[B, I]`, higher is better. On a CPU it waits for them: SciPy adds them up."""
         solved = _solved(self.inverse, self.refinement, batch.overlap)
         if devices.on_cpu():
             return jax.device_put(self._scores_by_products(np.asarray(solved), batch.row))
@@ -174,7 +174,10 @@ class UserWeights:
 
     @functools.cached_property
     def _columns_in_blocks(self) -> list[sp.csr_array]:
-        return [self.columns[start : start + AT_ONCE] for start in range(0, self.columns.shape[0], AT_ONCE)]
+        return [
+            self.columns[start : start + PRODUCTS_AT_ONCE]
+            for start in range(0, self.columns.shape[0], PRODUCTS_AT_ONCE)
+        ]
 
     def _scores_by_products(self, solved: np.ndarray, row: Batch) -> np.ndarray:
         """`_user_scores` as a CPU is quick with it: SciPy adds whole rows of what is solved, on all cores."""
@@ -182,9 +185,9 @@ class UserWeights:
         scores, blocks = solve.empty(solved.shape[1], count), self._columns_in_blocks
 
         def fill(start: int, stop: int) -> None:
-            scores[:, start:stop] = (blocks[start // AT_ONCE] @ solved).T
+            scores[:, start:stop] = (blocks[start // PRODUCTS_AT_ONCE] @ solved).T
 
-        solve.in_blocks(count, AT_ONCE, fill)
+        solve.in_blocks(count, PRODUCTS_AT_ONCE, fill)
         items, values = np.asarray(row.items), np.asarray(row.values)
         customers, places = np.nonzero(items < count)
         items, values = items[customers, places], values[customers, places]
