@@ -80,10 +80,10 @@ def test_no_address_gets_into_the_report_or_what_it_is_made_of(odd_run):
 def test_forget_leaves_none_of_it(odd_run, tmp_path):
     kept = tmp_path / "run"
     shutil.copytree(odd_run, kept, ignore=shutil.ignore_patterns("c"))
-    assert (kept / fitting.LOOKED).exists()
+    assert runs.read_check(kept) is not None
     (tmp_path / "who.txt").write_text("001\n")
     assert run("forget", kept, "--customers", tmp_path / "who.txt") == 0
-    assert not (kept / fitting.LOOKED).exists() and not (kept / "report.html").exists()
+    assert runs.read_check(kept) is None and not (kept / "report.html").exists()
 
 
 def test_a_shop_with_nothing_odd_says_so_and_a_page_without_a_look_says_nothing(shop, tmp_path):
@@ -101,6 +101,7 @@ def test_a_resumed_fit_shows_what_was_seen_when_the_files_were_read(shop, tmp_pa
         patched.setattr(fitting, "finish_run", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(*options) == 130
     assert run(*options, "--resume") == 0
-    looked = runs.read_json(tmp_path / "run" / fitting.LOOKED)
+    looked = runs.read_check(tmp_path / "run")
+    assert looked is not None
     assert looked["findings"] == [] and json.dumps(looked["distributions"])
     assert "How the orders are spread" in (tmp_path / "run" / "report.html").read_text()
