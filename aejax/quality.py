@@ -23,9 +23,18 @@ UNMATCHED_RETURN = "return without an earlier purchase"
 # Each begins where a word does, lest a long word without `@` be searched from each of its characters.
 _LIKE_ADDRESS = re.compile(r"(?<![^\s@<])([^\s@<])[^\s@<]*@[^\s@]+")
 _ADDRESS = re.compile(r"(?<![^\s@<])([^\s@<])[^\s@<]*@[^\s@]+\.[^\s@]{2,}")
-_PHONE = re.compile(r"(?<![\w+])(\+\d)(?:[ ()./-]{0,2}\d){8,14}(?!\w)")  # with its country's code
-# A text without one of these signs holds neither.
-MAY_BE_MASKED = "[@+]"
+# 9 to 15 digits after a country's code; after 0 and an area code, which something parts from the rest, as an article
+# number is not parted; or ten in the American way. No dates.
+PHONE = re.compile(
+    r"(?<![\w+])(?<!\d[./-])(?:"
+    r"\+\d(?:[ ()./-]{0,2}\d){8,14}(?!\w)|"
+    r"(?!0\d([./-])[0-3]\d\1\d\d(?:\d\d)?(?!\1?\d))"
+    r"(?:\(0\) ?|\(?00?)[1-9](?=\d{0,4}\)?[ ./-])(?:[ ()./-]{0,3}\d){7,13}"
+    r"(?:(?![ ()./-]{0,2}\d|[\w:])|(?=[ /-]+\(?[+0]))|"
+    r"\(?[2-9]\d\d\)?[ .-]{1,2}[2-9]\d\d[ .-]\d{4}(?![ ()./-]{0,2}\d|[\w:]))"
+)
+# A text in which this finds nothing holds neither.
+MAY_BE_MASKED = r"[@+]|\(0\)|0[1-9]\d{0,4}\)?[ ./-][ ()./\d-]{2}|[2-9]\d\d\)?[ .-]{1,2}[2-9]\d\d[ .-]\d{4}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,8 +365,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def masked_text(value: str) -> str:
-    """Text that is kept, with what holds e-mail addresses and phone numbers masked (`b...@...`, `+4...`)."""
-    return _PHONE.sub(r"\1...", _ADDRESS.sub(r"\1...@...", value))
+    """Text that is kept, with what holds e-mail addresses and phone numbers masked (`b...@...`, `+4...`, `01...`)."""
+    return PHONE.sub(lambda found: f"{found[0][:2]}...", _ADDRESS.sub(r"\1...@...", value))
 
 
 def shown(value: str) -> str:

@@ -374,6 +374,19 @@ def read_data(folder: Path) -> Dataset:
     return Dataset(stored["format"], lines, customers, products, stored["quality"], (), pinned)
 
 
+def write_check(folder: Path, found: Mapping[str, Any]) -> None:
+    """`data/check.json`: what a check said of the data when their files were read. It names customers, so that `forget`
+    leaves it behind with the report.
+    """
+    write_json(folder / "data" / "check.json", found)
+
+
+def read_check(folder: Path) -> dict[str, Any] | None:
+    """What `write_check` wrote; None where a run's data were not read from files, or customers were forgotten."""
+    path = folder / "data" / "check.json"
+    return read_json(path) if path.exists() else None
+
+
 def _decode(column: pa.ChunkedArray) -> tuple[np.ndarray, Vocabulary]:
     """A dictionary-coded text column -> indices `[N]` int32 into the sorted vocabulary of its values."""
     coded = (

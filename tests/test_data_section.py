@@ -19,7 +19,7 @@ def odd_shop(tmp_path_factory):
     folder = write_shop(tmp_path_factory.mktemp("odd") / "shop")
     orders = pd.read_csv(folder / "orders.csv", dtype=str)
     more = [
-        ("x1", "001", "2024-05-02", "001", 74215),
+        ("x1", "0170 7654321", "2024-05-02", "001", 74215),
         ("x2", "mia.miller@example.com", "2024-05-02", "POST", 1),
         ("x2", "mia.miller@example.com", "2024-05-02", "003", 1),
         ("x2", "mia.miller@example.com", "2024-05-02", "003", 1),
@@ -34,10 +34,14 @@ def odd_shop(tmp_path_factory):
     products = pd.read_csv(folder / "products.csv", dtype=str)
     post = pd.DataFrame({"sku": ["POST"], "title": ["Ask bob.brown@example.com, +49 170 12345678"]})
     products = pd.concat([products, post])
-    brands = ["Acme", "Zenith", "by jo.jones@example.com"]
-    products.assign(brand=[brands[place % 3] for place in range(len(products))]).to_csv(
-        folder / "products.csv", index=False
-    )
+    cells = {
+        "brand": ["Acme", "A 0171/2345678", "by jo.jones@example.com"],
+        "contact_name": ["Anna Schmidt", "Otto Weber", ""],
+        "street": ["Main Street 1", "Elm Road 2", ""],
+    }
+    for name, own in cells.items():
+        products[name] = [own[place % 3] for place in range(len(products))]
+    products.to_csv(folder / "products.csv", index=False)
     return folder
 
 
@@ -70,20 +74,29 @@ def test_the_report_of_a_run_says_what_is_odd_and_how_orders_are_spread(odd_run)
 
 
 def test_no_address_gets_into_the_report_or_what_it_is_made_of(odd_run):
-    secrets = ("mia.miller", "kim0", "bob.brown", "jo.jones", "12345678", "@example")
-    for path in odd_run.rglob("*"):
-        if path.suffix in (".html", ".json", ".jsonl"):
-            text = path.read_text()
-            assert not [one for one in secrets if one in text], path
+    secrets = (
+        *("mia.miller", "kim0", "bob.brown", "jo.jones", "@example"),
+        *("12345678", "0171/2", "2345678", "7654321"),
+        *("Schmidt", "Weber", "Main Street", "Elm Road"),
+    )
+    files = [path for path in odd_run.rglob("*") if path.is_file()]
+    assert {"report.html", "check.json", "products.parquet", "per_user.parquet"} <= {path.name for path in files}
+    for path in files:
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            content += pd.read_parquet(path).to_csv().encode()
+        assert not [one for one in secrets if one.encode() in content], path
+    account = runs.read_json(odd_run / "data" / "quality.json")["quality"]["files"]["products.csv"]
+    assert account["columns_left_out"] == ["contact_name", "street"]
 
 
 def test_forget_leaves_none_of_it(odd_run, tmp_path):
     kept = tmp_path / "run"
     shutil.copytree(odd_run, kept, ignore=shutil.ignore_patterns("c"))
-    assert (kept / fitting.LOOKED).exists()
+    assert runs.read_check(kept) is not None
     (tmp_path / "who.txt").write_text("001\n")
     assert run("forget", kept, "--customers", tmp_path / "who.txt") == 0
-    assert not (kept / fitting.LOOKED).exists() and not (kept / "report.html").exists()
+    assert runs.read_check(kept) is None and not (kept / "report.html").exists()
 
 
 def test_a_shop_with_nothing_odd_says_so_and_a_page_without_a_look_says_nothing(shop, tmp_path):
@@ -101,6 +114,7 @@ def test_a_resumed_fit_shows_what_was_seen_when_the_files_were_read(shop, tmp_pa
         patched.setattr(fitting, "finish_run", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run(*options) == 130
     assert run(*options, "--resume") == 0
-    looked = runs.read_json(tmp_path / "run" / fitting.LOOKED)
+    looked = runs.read_check(tmp_path / "run")
+    assert looked is not None
     assert looked["findings"] == [] and json.dumps(looked["distributions"])
     assert "How the orders are spread" in (tmp_path / "run" / "report.html").read_text()

@@ -75,6 +75,24 @@ def test_a_run_is_whole_when_forgetting_fails(shop, tmp_path, monkeypatch, capsy
     assert run("forget", tmp_path / "one", "--customers", named(tmp_path / "one")) == 0
 
 
+def test_a_comparison_forgets_with_its_best_run(tmp_path, capsys):
+    folder = write_shop(tmp_path / "shop")
+    for name in ("orders.csv", "customers.csv"):
+        table = pd.read_csv(folder / name, dtype=str)
+        table.replace({"customer_id": {"002": "forgetme"}}).to_csv(folder / name, index=False)
+    compared = tmp_path / "c"
+    assert run("compare", folder, "--models", "popularity", "--out", compared) == 0
+    figures, rows = (compared / "comparison.json").read_bytes(), pd.read_parquet(compared / "per_user.parquet")
+    assert "forgetme" in set(rows["customer_id"]) and (compared / "report.html").exists()
+    (tmp_path / "gone.txt").write_text("forgetme\n")
+    capsys.readouterr()
+    assert run("forget", compared / "best", "--customers", tmp_path / "gone.txt") == 0
+    assert "per_user.parquet and the comparison's report" in capsys.readouterr().out.replace("\n", " ")
+    left = pd.read_parquet(compared / "per_user.parquet")
+    pd.testing.assert_frame_equal(left, rows[rows["customer_id"] != "forgetme"].reset_index(drop=True))
+    assert not (compared / "report.html").exists() and (compared / "comparison.json").read_bytes() == figures
+
+
 def test_ids_in_stored_warnings_are_masked():
     said = '2 customers of orders.csv not in customers.csv: "004", "005"; kept, without attributes'
     assert forgetting._masked(said, {"004"}) == said.replace("004", "...")

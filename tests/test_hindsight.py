@@ -119,6 +119,18 @@ def test_a_product_twice_in_a_list_is_bought_once_and_strangers_are_said(shop, t
     assert result["notes"] == [f"1 customer of lists.csv not in {shop}: they count as having bought nothing"]
 
 
+def test_a_row_whose_sku_is_blank_counts_as_one_that_nobody_bought(shop, tmp_path):
+    rows = [("ann", 1, "c"), ("ann", 2, ""), ("bob", 1, "")]
+    result = judging.hindsight(listed(tmp_path / "lists.csv", rows), DataConfig(str(shop)), after="2024-01-31")
+    assert (result["rows"], result["cuts"]["2"]["bought"], result["cuts"]["2"]["rows"]) == (3, 1, 3)
+
+
+def test_names_of_parquet_columns_are_masked_in_messages(tmp_path):
+    pd.DataFrame({"anna@x.example": ["ann"], "rank": [1]}).to_parquet(tmp_path / "lists.parquet", index=False)
+    with pytest.raises(InputError, match=r'no column "sku" \(there are: a\.\.\.@\.\.\., rank\)'):
+        read_lists(tmp_path / "lists.parquet")
+
+
 def test_wide_files_and_escaped_cells_are_read(shop, tmp_path):
     wide = pd.DataFrame({"customer_id": ["ann", "bob"], "sku_1": ["c", "c"], "title_1": ["C", "C"], "sku_2": ["b", ""]})
     wide.to_csv(tmp_path / "wide.csv", index=False)

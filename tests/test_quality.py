@@ -210,6 +210,8 @@ def test_sentences_say_what_happened_and_survive_json():
         ("two", '"two"'),
         ("bob@shop.org", '"b...@..."'),
         ("Bob <bob.b+1@mail.shop.org>", '"Bob <b...@..."'),
+        ("A 0171/2345678", '"A 01..."'),
+        ("0171 2345678 / 0172 3456789", '"01... / 01..."'),
         ("x" * 70, '"' + "x" * 57 + '..."'),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -420,6 +421,33 @@ def test_messages_mask_phone_numbers_and_end_on_long_cells():
 
 
 @pytest.mark.parametrize(
+    "number",
+    [
+        "+41790000001", "+49 (0)171 2345678", "0170 1234567", "0171/2345678", "0171 - 2345678", "(044) 668 18 00",
+        "(0)44 668 18 00", "089 123456", "01 23 45 67 89", "06.12.34.56.78", "0049 171 2345678", "(415) 555-2671",
+    ],
+)  # fmt: skip
+def test_phone_numbers_are_known_alone_and_in_a_text(number):
+    assert addresses.is_address(number)
+    for text in (number, f"A {number}", f"(call {number}!)"):
+        assert number not in quality.masked_text(text) and number[-5:] not in quality.masked_text(text)
+        assert re.search(quality.MAY_BE_MASKED, text)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "4006381333931", "0123456789", "0012345678905", "0 12345 67890 5", "0-306-40615-2", "978-0-306-40615-7",
+        "0171-23", "0815-4711", "0001234-567", "123-456-7890", "0.8234567891", "01.02.2024 12:30",
+        "2024-05-01 09.58.12", "03.12.2023 - 01.02.2024", "01.02.24-03.02.24", "01/02/2024 10.30",
+    ],
+)  # fmt: skip
+def test_numbers_of_articles_and_orders_and_dates_are_no_phone_numbers(other):
+    assert not addresses.is_address(other)
+    assert quality.masked_text(other) == other and quality.masked_text(f"A {other} b") == f"A {other} b"
+
+
+@pytest.mark.parametrize(
     ("written", "seen"), [("Bob Birch <b@x.example>", '"b...@..."'), ("+41 79 000 00 00", '"+..."')]
 )
 def test_a_message_shows_how_an_address_begins(written, seen):
@@ -464,6 +492,19 @@ def test_a_plain_shop_s_addresses_go_the_same_way(tmp_path):
 )  # fmt: skip
 def test_personal_columns_by_name(name, personal):
     assert addresses.is_personal(name) == personal
+
+
+@pytest.mark.parametrize(
+    ("name", "personal"),
+    [
+        ("contact_name", True), ("street", True), ("Lieferant Straße", True), ("supplier e-mail", True),
+        ("supplier_phone", True), ("address_1", True), ("kontakt", True), ("Tel.", True),
+        ("name", False), ("product_name", False), ("brand_name", False), ("headphone_type", False), ("vendor", False),
+        ("tasting_notes", False), ("strass", False), ("company", False),
+    ],
+)  # fmt: skip
+def test_personal_columns_of_products_are_fewer(name, personal):
+    assert addresses.is_personal_of_product(name) == personal
 
 
 def test_personal_columns_by_their_cells():

@@ -21,7 +21,6 @@ from aejax.experiment.fitting import (
     evaluate_test,
     finish_run,
     fit_model,
-    read_looked,
     resolved,
 )
 from aejax.experiment.pages import comparison_page, write_report
@@ -320,4 +319,4 @@ def _write_comparison(comparison: Comparison, unfinished: Path) -> None:
     finish_run(unfinished / "best", config, prepared, trial.fitted, trial.tested)
     environment = runs.read_json(unfinished / "best" / "environment.json")
     page = comparison_page(comparison.result, prepared, trial.fitted.model, comparison.logs, environment)
-    write_report(unfinished, {**page, "looked": read_looked(unfinished / "best")})
+    write_report(unfinished, {**page, "looked": runs.read_check(unfinished / "best")})

@@ -25,7 +25,6 @@ from aejax.tasks import TaskEvaluation, evaluate_tasks, report_tasks
 from aejax.training import Progress
 
 SAVE_EVERY_S = 30.0
-LOOKED = Path("data") / "check.json"  # names customers, so that `forget` leaves it behind with the report
 
 
 def fit_model(
@@ -233,7 +232,7 @@ def begin_run(unfinished: Path, config: RunConfig, prepared: Prepared) -> None:
     if prepared.dataset.origin is not None:  # of files that were read just now
         categories = [one.column for one in prepared.attributes["products"] if one.kind == "category"]
         looked = checking.look(prepared.dataset, categories, today=np.datetime64("now", "s"))
-        runs.write_json(unfinished / LOOKED, looked)
+        runs.write_check(unfinished, looked)
     runs.write_config(unfinished, config)
 
 
@@ -255,12 +254,7 @@ def finish_run(unfinished: Path, config: RunConfig, prepared: Prepared, fitted: 
     }
     environment = runs.read_json(unfinished / "environment.json")
     page = run_page(config.model, prepared, fitted.model, row, fitted.log, environment)
-    write_report(unfinished, {**page, "looked": read_looked(unfinished)})
-
-
-def read_looked(run: Path) -> dict[str, Any] | None:
-    """What `checking.look` said of a run's data when they were read; None where they were not read from files."""
-    return runs.read_json(run / LOOKED) if (run / LOOKED).exists() else None
+    write_report(unfinished, {**page, "looked": runs.read_check(unfinished)})
 
 
 def resolved(config: RunConfig, prepared: Prepared, settings: Any) -> RunConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from aejax import registry, runs
 from aejax.errors import InputError
@@ -25,7 +26,8 @@ def forget(run: Path, customers: Sequence[str], say: Callable[[str], None] = lam
 
     Closed forms are solved again on what remains, and a network's vectors of these customers are removed; its other
     parameters remember them until it is trained again. Files in the run that name customers (the report and lists of
-    recommendations) are removed.
+    recommendations) are removed. Where the run is the best of a comparison, the comparison's report goes too, and these
+    customers' rows of its per_user.parquet; its figures stay what they are.
 
     Args:
       run: the directory.
@@ -54,8 +56,12 @@ def forget(run: Path, customers: Sequence[str], say: Callable[[str], None] = lam
         runs.write_data(unfinished, dataset)
         runs.save_state(unfinished / "state" / "model", model.state())
         runs.write_config(unfinished, loaded.config)
+        # Before the run is: when this is cut off, the run still knows them, and the command can be given again.
+        is_compared = _forget_in_comparison(run.parent, gone)
     lines = counted(len(old.interactions) - len(dataset.interactions), "order line")
     say(f"{counted(len(gone), 'customer')} and {lines} removed from {run}, and its report and lists of customers.")
+    if is_compared:
+        say(f"Their rows of {run.parent / 'per_user.parquet'} and the comparison's report are removed too.")
     if missing := len(set(customers) - gone):
         say(f"{counted(missing, 'customer')} of the file are not in the run.")
     if registry.family(loaded.config.model).is_network:
@@ -82,6 +88,19 @@ def without(run: Run, gone: set[str]) -> Dataset:
         quality={**old.quality, "warnings": [_masked(warning, gone) for warning in old.quality["warnings"]]},
         pinned=Pinned(run.prepared.interactions.items, attributes),
     )
+
+
+def _forget_in_comparison(folder: Path, gone: set[str]) -> bool:
+    """Remove these customers' rows of a comparison, and its report, which names customers; whether there is one."""
+    if not (folder / "comparison.json").exists():
+        return False
+    path = folder / "per_user.parquet"
+    rows = pd.read_parquet(path)
+    with runs.whole_file(path) as partial:
+        rows[~rows["customer_id"].isin(list(gone))].to_parquet(partial, index=False)
+    with runs.writing(folder):
+        (folder / "report.html").unlink(missing_ok=True)
+    return True
 
 
 def _masked(sentence: str, gone: set[str]) -> str:

@@ -205,13 +205,15 @@ def read_lists(path: Path) -> pd.DataFrame:
         raise InputError(f'{path} has no column "{missing}"; expected recommendations as aejax recommend wrote them')
     names, frames = customer.values.to_numpy(zero_copy_only=False)[customer.codes], []
     for column, sku in columns.items():
-        if column == "sku":
+        there = np.ones(len(sku.codes), dtype=bool)
+        if column == "sku":  # every row counts as one, whatever was made of its cell
             assert rank is not None
             places = _ranks(path, rank)[rank.codes]
         else:
             places = np.full(len(sku.codes), int(column.removeprefix("sku_")))
+            there = ~sku.blank()  # a list that is shorter than others
         skus = sku.values.to_numpy(zero_copy_only=False)[sku.codes]
-        frames.append(pd.DataFrame({"customer_id": names, "sku": skus, "rank": places})[~sku.blank()])
+        frames.append(pd.DataFrame({"customer_id": names, "sku": skus, "rank": places})[there])
     lists = pd.concat(frames, ignore_index=True)
     if not len(lists):
         raise InputError(f"{path} holds no recommendation")
@@ -277,7 +279,8 @@ def _read_parquet(path: Path, place: str, name: str, more: Sequence[str], wide: 
         there = pq.read_schema(path).names
         several = [name] if name in there else [other for other in there if wide and _WIDE.fullmatch(other)]
         if not several:
-            raise InputError(f'{place} has no column "{name}" (there are: {", ".join(there)})')
+            named = ", ".join(shown(other)[1:-1] for other in there)
+            raise InputError(f'{place} has no column "{name}" (there are: {named})')
         wanted = [*several, *(other for other in more if other in there)]
         table = pq.read_table(path, columns=wanted)
         columns = {other: table[other].cast(pa.string()).fill_null("") for other in wanted}

@@ -7,7 +7,8 @@ file that the user still has.
 
 Columns of customers are taken for personal by their names, and by their cells: addresses, phone numbers, streets, or
 words that look like names. A first name alone, or a name in a script without capitals, is known by its column's name
-only.
+only; a name that stands as a customer's id cannot be told from an id, and is kept as one. Columns of products are taken
+for personal by their names only, and less readily: a product has a name.
 """
 
 # What pyright infers from the sources of pandas, which ship no complete types:
@@ -27,7 +28,7 @@ import pandas as pd
 import pyarrow as pa
 
 from aejax.errors import InputError
-from aejax.quality import counted
+from aejax.quality import PHONE, counted
 from aejax.tables import columns, text
 from aejax.tables.text import Coded
 
@@ -36,11 +37,8 @@ _SHORTEST_KEY = 16
 _DIGITS = 16  # 64 bits: among a million customers two share an id with a chance of 3 in 100 million
 
 _ADDRESS = re.compile(r"[^\s@]@[^\s@]")
-# 9 to 15 digits after `+` or 0, or ten in the American way; no decimal fraction, and no dates or times.
-_PHONE = re.compile(
-    r"(?<![\w+])(?:(?:\+\d|\(?0(?![.,]\d+(?!\S)))(?:[ ()./-]{0,2}\d){8,14}|\(?\d{3}\)?[ .-]{1,2}\d{3}[ .-]\d{4})"
-    r"(?![ ()./-]{0,2}\d|[\w:])"
-)
+# Digits alone after a 0 may be an article's number, or a customer's; in what a shop writes of customers, a phone's.
+_BARE_PHONE = re.compile(r"(?<![\w+])0\d{8,14}(?!\w)")
 _STREET = re.compile(
     r"\b(street|st\.|road|rd|avenue|ave|lane|drive|boulevard|blvd|square|rue|via|viale|calle|avenida|rua|ulica|ul\.)\b"
     r"|(strasse|straße|str\.|gasse|weg|platz|allee|straat|laan|plein|gatan|vägen)(?=[\s,\d]|$)",
@@ -60,14 +58,21 @@ _AREA = re.compile(
     r"(^|_)(city|town|country|province|state|region|county|zip|postcode|postal|plz|type|code|segment|group|store|shop|"
     r"channel|campaign|brand|tier|plan|language)(_|$)"
 )
+# Those of products that mean a person: who supplies, made or ordered it, and where.
+_PERSONAL_OF_PRODUCT = re.compile(
+    r"(^|_)(e_?mail|mail|(tele)?phone|telefon|handy|tel|fax|mobile|iban)(_?(no|nr|nummer|number|address|adresse|\d))?$"
+    r"|(^|_)(street|stra(ss|ß)e|str|rue)(_?(no|nr|number|\d))?$|stra(ss|ß)e$|(^|_)(address|adresse)(_?line)?(_?\d)?$"
+    r"|anschrift|(^|_)(sur|first|last|full|maiden|nick|user|vor|nach|customer|contact|kontakt|person|owner)_?name$"
+    r"|prenom|apellido|cognome|(^|_)(contact|kontakt)(_?person)?$|ansprechpartner"
+)
 # Whether mail is wanted is no address.
 _ABOUT = re.compile(r"accept|consent|opt_?(in|out)|subscri|marketing|newsletter|verified")
 
 
 def is_address(value: str) -> bool:
-    """Whether a value holds an e-mail address, or is a phone number with its country's code."""
+    """Whether a value holds an e-mail address, or is a phone number (digits alone are an id)."""
     phone = value.strip().removeprefix("'")
-    return bool(_ADDRESS.search(value)) or (phone.startswith("+") and bool(_PHONE.fullmatch(phone)))
+    return bool(_ADDRESS.search(value) or PHONE.fullmatch(phone))
 
 
 def normal(address: str) -> str:
@@ -127,10 +132,20 @@ def without_addresses(ids: Sequence[str], source: str, known: Mapping[str, str])
     return [hashes.get(one) or (known[normal(one)] if is_address(one) else one) for one in ids]
 
 
+def _plain(name: str) -> str:
+    """A column's name in lower case, without accents, its words parted by `_`."""
+    signs = (sign for sign in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(sign))
+    return re.sub(r"[\W_]+", "_", "".join(signs)).strip("_")
+
+
+def is_personal_of_product(name: str) -> bool:
+    """Whether a column of products, by its name, holds a person's address, phone number, name or street."""
+    return bool(_PERSONAL_OF_PRODUCT.search(_plain(name)))
+
+
 def is_personal(name: str) -> bool:
     """Whether a column of customers, by its name, holds addresses, phone numbers, names, streets or free notes."""
-    signs = (sign for sign in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(sign))
-    name = re.sub(r"[\W_]+", "_", "".join(signs))
+    name = _plain(name)
     if _ABOUT.search(name):
         return False
     return bool(_PERSONAL.search(name) or (_OF_PERSON_OR_AREA.search(name) and not _AREA.search(name)))
@@ -151,7 +166,7 @@ def without_personal(customers: pd.DataFrame, source: str) -> tuple[pd.DataFrame
     for name in customers.columns[1:]:
         counts = customers[name].value_counts()
         counts = counts[counts.index.str.strip() != ""]
-        stray = [one for one in counts.index if _ADDRESS.search(one) or _PHONE.search(one)]
+        stray = [one for one in counts.index if any(sign.search(one) for sign in (_ADDRESS, PHONE, _BARE_PHONE))]
         if is_personal(name) or _looks_personal(counts, int(counts[stray].sum())):
             gone.append(name)
         elif stray:

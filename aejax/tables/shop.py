@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -55,7 +55,7 @@ def read_shop(folder: Path, mapping: Mapping[str, str] = MappingProxyType({})) -
     found = columns.find(folder, mapping)
     customers, known, warnings = _read_customers(found, mapping)
     with ThreadPoolExecutor(max_workers=1) as beside:  # pyarrow works outside the interpreter's lock
-        waiting = beside.submit(_read_entities, found, "products", mapping, quality.NO_PRODUCT)
+        waiting = beside.submit(_read_products, found, mapping)
         lines, orders_file, guessed = _read_orders(found["orders"], mapping, known)
         count, read = len(lines.quantity), [lines]
         del lines
@@ -76,8 +76,20 @@ def _read_customers(found: Mapping[str, Path], mapping: Mapping[str, str]) -> tu
     table, told = _read_entities(found, "customers", mapping, quality.NO_CUSTOMER)
     known = addresses.ids_by_address(table.frame)
     frame, personal, warnings = addresses.without_personal(table.frame, table.title or "")
+    return _without(table, frame, personal), known, [*told, *warnings]
+
+
+def _read_products(found: Mapping[str, Path], mapping: Mapping[str, str]) -> tuple[Table, list[str]]:
+    """The products without whom they come from, and what was guessed."""
+    table, told = _read_entities(found, "products", mapping, quality.NO_PRODUCT)
+    personal = [name for name in table.frame.columns[1:] if addresses.is_personal_of_product(name)]
+    return _without(table, table.frame.drop(columns=personal), personal), told
+
+
+def _without(table: Table, frame: pd.DataFrame, personal: Sequence[str]) -> Table:
+    """What is left of a table, whose account says which columns are gone."""
     accounts = {name: dataclasses.replace(account, left_out=personal) for name, account in table.accounts.items()}
-    return Table(frame, accounts, table.title), known, [*told, *warnings]
+    return Table(frame, accounts, table.title)
 
 
 def _read_orders(
