@@ -333,10 +333,6 @@ class _Lister:
     @cached_property
     def popular(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores and items `[1, K]` of the most popular products that are offered."""
-        if self.rules.caps is None and not self.least_new:  # no program for the device has to be made for one list
-            scores = np.where(self.offered, self.popularity, -np.inf)
-            best = np.argsort(-scores, kind="stable")[None, : self.top]
-            return scores[best], np.where(self.offered[best], best, self.count)
         return self._start_popular(sp.csr_array((1, self.count), dtype=np.float32), 1)()
 
     def _start_popular(self, hidden: sp.csr_array, rows: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:

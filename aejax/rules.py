@@ -225,7 +225,8 @@ def list_rules(
       earlier: what single customers are not to get.
 
     Raises:
-      InputError: a column is not in products.csv, or no product has a value of one of `only`.
+      InputError: a column is not in products.csv, or no product has a value of one of `only`, or of one of `never`
+        other than SKUs.
     """
     row = pd.Index(products["sku"].to_numpy(dtype=object)).get_indexer(pd.Index(items.ids, dtype=object))
     made, notes = [], []
@@ -235,7 +236,9 @@ def list_rules(
         for column, values in columns.items():
             cells = _cells(products, column, f"[{kind}]", "products")
             strange = _strange(cells, values, f"[{kind}] {column}", "products")
-            if kind == "only" and len(strange) == len(values):
+            # A misspelt category would forbid nothing; a list of SKUs may name what is no longer there.
+            may_be_gone = kind == "never" and normalised_name(column) == "sku"
+            if len(strange) == len(values) and not may_be_gone:
                 raise InputError(strange[0])
             notes += strange
             has = np.isin(cells, _folded(values))[row] & (row >= 0)
@@ -271,8 +274,8 @@ def chosen_customers(rules: Rules, customers: pd.DataFrame, ids: Sequence[str]) 
                 row = pd.Index(customers["customer_id"].to_numpy(dtype=object)).get_indexer(list(ids))
             # One of whom nothing is known has not agreed, and is in no segment.
             cells = _cells(customers, column, f"[{kind}]", "customers")
-            for sentence in _strange(cells, values, f"[{kind}] {column}", "customers"):
-                raise InputError(sentence)
+            if strange := _strange(cells, values, f"[{kind}] {column}", "customers"):
+                raise InputError(strange[0])
             has = np.append(np.isin(cells, _folded(values)), False)[row]
             left_out[f"{kind} {column}"] = int(np.sum(kept & ~has))
             kept &= has

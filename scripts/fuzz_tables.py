@@ -32,6 +32,7 @@ from aejax.cli import main as aejax
 from aejax.tables import addresses
 
 LONGEST = 60  # seconds for one table
+PROGRESS = 500  # shops
 ADDRESS = "ada.secret@shop.example"
 DATES = ("2024-05-01", "2024-05-02 09:58:12 +0200", "1900-01-01", "9999-12-31", "0000-00-00", "2262-04-12",
          "31.12.2010", "01.12.2010 08:26", "12/31/2010", "1/2/10", "2024-13-01", "45413", "1714557492", "heute",
@@ -108,8 +109,7 @@ def tables(draw: st.DrawFn, table: str, names: tuple[str, ...], mild: bool) -> t
     kinds = {DATES: dates, NUMBERS: numbers, IDS: IDS} if tame else {DATES: DATES, NUMBERS: NUMBERS, IDS: IDS}
     drawn = {kind: st.sampled_from(some) for kind, some in kinds.items()}  # made once: that costs more than a draw
     if not tame:
-        hostile = st.sampled_from(HOSTILE) | st.text(max_size=5)
-        drawn = {kind: st.one_of(*[some] * 8, hostile) for kind, some in drawn.items()}
+        drawn = {kind: _hostile_once_in(9, some) for kind, some in drawn.items()}
 
     def cell(name: str, row: int) -> str:
         if tame and table != "orders" and name == header[0]:
@@ -150,6 +150,14 @@ def tables(draw: st.DrawFn, table: str, names: tuple[str, ...], mild: bool) -> t
         content = content[: draw(st.integers(0, len(content)))] + draw(st.binary(max_size=8))
         certain = False
     return content, len(body) if certain else None
+
+
+@st.composite
+def _hostile_once_in(draw: st.DrawFn, times: int, ordinary: st.SearchStrategy[str]) -> str:
+    """An ordinary cell, or once in so many times a hostile one; `one_of` would take equal branches for one."""
+    if draw(st.integers(1, times)) < times:
+        return draw(ordinary)
+    return draw(st.sampled_from(HOSTILE) | st.text(max_size=5))
 
 
 @st.composite
@@ -220,8 +228,9 @@ def _too_long(*_: object) -> None:
 
 
 def fuzz(count: int, draw_seed: int) -> Counter[str]:
-    """Outcomes of so many shops."""
+    """Outcomes of so many shops; those so far are printed after every `PROGRESS`."""
     outcomes: Counter[str] = Counter()
+    start = time.perf_counter()
 
     @seed(draw_seed)
     @settings(
@@ -234,9 +243,17 @@ def fuzz(count: int, draw_seed: int) -> Counter[str]:
     @given(shops())
     def one(shop: Shop) -> None:
         outcomes[outcome(shop)] += 1
+        if outcomes.total() % PROGRESS == 0:
+            print(told(outcomes, start), flush=True)
 
     one()
     return outcomes
+
+
+def told(outcomes: Counter[str], start: float) -> str:
+    """A line on the outcomes since `start`."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in outcomes.most_common())
+    return f"{outcomes.total():,} shops in {time.perf_counter() - start:.0f} s: {counts}"
 
 
 def main(tables: int = 10_000, seed: int = 0) -> None:
@@ -247,9 +264,7 @@ def main(tables: int = 10_000, seed: int = 0) -> None:
       seed: of what is drawn.
     """
     start = time.perf_counter()
-    outcomes = fuzz(tables, seed)
-    counts = ", ".join(f"{count:,} {name}" for name, count in outcomes.most_common())
-    print(f"{outcomes.total():,} shops in {time.perf_counter() - start:.0f} s: {counts}")
+    print(told(fuzz(tables, seed), start))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aejax import evaluation, hindsight, metrics, ranking, report
+from aejax import evaluation, experiment, hindsight, metrics, ranking, report
+from aejax.config import REPEAT_PROTOCOLS
 from aejax.errors import InputError
+from aejax.experiment.comparing import _means
 from aejax.experiment.loading import largest_difference
 from aejax.headings import with_revenue
 from aejax.interactions import Interactions, net_returns
@@ -18,7 +20,7 @@ from aejax.split import HeldOut, split
 from aejax.tasks import evaluate_tasks
 from tests.shops import run, write_shop
 from tests.test_report import make_page, row_of
-from tests.test_split import cut_by, shop
+from tests.test_split import cut_by, last_orders, shop
 
 PROTOCOLS = ("users", "items", "last-order", "time", "predefined", "cold-items", "reconstruction")
 
@@ -48,30 +50,36 @@ def test_revenue_is_what_was_paid_for_the_first_k():
     assert [float(values[f"revenue@{k}"][1]) for k in (1, 5, 10)] == [0.0, 0.0, -3.0]
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("seed", [0, 7])
-def test_the_revenue_of_targets_is_price_times_the_pieces_that_were_kept(protocol, seed):
-    lines = priced(shop(seed), known=1.0)
-    parts = cut_by(lines, protocol)
-    for part in (parts.validation, parts.test, *parts.tasks.values()):
-        paid, is_target = part.revenue.toarray(), part.targets.toarray() > 0
-        np.testing.assert_array_equal(paid > 0, is_target)
-        for row, item in np.argwhere(is_target):
-            own = (lines.user == part.users[row]) & (lines.item == item) & (lines.quantity > 0)
-            one, all_of_them = lines.price[own].min(), (lines.price[own].astype(float) * lines.quantity[own]).sum()
-            assert one - 1e-6 <= paid[row, item] <= all_of_them + 1e-6
-    if protocol == "reconstruction":
-        bought = net_returns(lines)
-        assert parts.test.revenue.sum() == pytest.approx(np.nansum(bought.price.astype(float) * bought.quantity))
+def held_out_lines(lines: Interactions, protocol: str, part: HeldOut) -> list[tuple[int, int, int, float]]:
+    """Customer, product, pieces and price of every purchase that may be a target of the test part, returns netted; what
+    was seen is none.
+    """
+    bought = net_returns(lines)
+    if protocol == "time":
+        bought = net_returns(lines.take(lines.at >= part.inputs.as_of[0]))
+    elif protocol == "last-order":  # a return is a note on earlier orders, and takes nothing from the last one
+        last = last_orders(lines)
+        in_last = [order == last[user][-1] for user, order in zip(lines.user, lines.order, strict=True) if user in last]
+        kept = np.isin(lines.user, list(last))
+        bought = lines.take(np.flatnonzero(kept)[in_last])
+        bought = bought.take(bought.quantity > 0)
+    columns = (bought.user, bought.item, bought.quantity, bought.price.astype(float))
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def test_the_revenue_of_time_is_that_of_the_lines_behind_the_cut():
-    lines = priced(shop(3))
-    part = split(lines, protocol="time", repeat="include").test
-    later = net_returns(lines.take(lines.at >= part.inputs.as_of[0]))
-    there = np.isin(later.user, part.users)
-    expected = np.nansum(later.price[there].astype(float) * later.quantity[there])
-    assert expected > 0 and part.revenue.sum() == pytest.approx(expected)
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "predefined"])
+@pytest.mark.parametrize("repeat", ["include", "exclude"])
+@pytest.mark.parametrize("seed", [3, 7])
+def test_the_revenue_of_a_target_is_the_sum_over_its_own_lines(protocol, repeat, seed):
+    lines = priced(shop(seed, users=30, orders=150))
+    part = cut_by(lines, protocol, **({"repeat": repeat} if protocol in REPEAT_PROTOCOLS else {})).test
+    is_target, expected = part.targets.toarray() > 0, np.zeros(part.targets.shape)
+    row_of = {int(user): row for row, user in enumerate(part.users)}
+    for user, item, pieces, price in held_out_lines(lines, protocol, part):
+        if user in row_of and is_target[row_of[user], item] and not np.isnan(price):
+            expected[row_of[user], item] += price * pieces
+    assert expected.sum() > 0
+    np.testing.assert_allclose(part.revenue.toarray(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -145,6 +153,23 @@ def shop_with_prices(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("repeat", ["include", "exclude"])
+def test_fit_recommend_and_hindsight_tell_of_the_same_money(shop_with_prices, tmp_path, repeat):
+    cut, last = "2024-03-21", "2024-03-20"  # test begins where the last day that is known has ended
+    kept, lists = tmp_path / "run", tmp_path / "lists.csv"
+    options = ("--split", "time", "--cut", cut, "--repeat", repeat, "--min-customers", 1)
+    assert run("fit", shop_with_prices, "--model", "popularity", *options, "--run", kept) == 0
+    assert run("recommend", kept, "--on", last, "--top", 10, "--out", lists) == 0
+    figures = tmp_path / "hindsight.json"
+    assert run("hindsight", lists, shop_with_prices, "--json", figures) == 0
+    metrics_of_run = json.loads((kept / "metrics.json").read_text())
+    part = experiment.load_run(kept).prepared.split.test
+    cuts = json.loads(figures.read_text())["cuts"]
+    for k in (1, 5, 10):
+        expected = metrics_of_run["metrics"][f"revenue@{k}"]["mean"] * len(part)
+        assert cuts[str(k)]["revenue"] == pytest.approx(expected, rel=1e-6) and expected > 0
+
+
 def test_fit_and_evaluate_show_revenue_where_orders_have_prices(shop_with_prices, shop, tmp_path, capsys):
     kept = tmp_path / "run"
     assert run("fit", shop_with_prices, "--model", "popularity", "--run", kept) == 0
@@ -211,5 +236,16 @@ def test_figures_of_a_run_from_before_revenue_are_compared_without_it():
     old, new = {"ndcg@10": {"mean": 0.5, "ci95": None}}, {"mean": 2.0, "ci95": None}
     with_it = {**old, **dict.fromkeys(metrics.REVENUE_KEYS, new)}
     assert largest_difference({"metrics": with_it}, {"metrics": old}) == 0.0
-    with pytest.raises(InputError, match="damaged"):
-        largest_difference({"metrics": with_it}, {"metrics": {}})
+    for now, stored in (
+        (with_it, {}),
+        (old, with_it),  # prices that the run had are gone
+        (with_it, {**old, "revenue@10": new}),
+    ):
+        with pytest.raises(InputError, match="damaged"):
+            largest_difference({"metrics": now}, {"metrics": stored})
+
+
+def test_only_revenue_may_be_missing_from_a_mean():
+    rows = pd.DataFrame({"customer_id": ["a", "a"], "ndcg@10": [0.5, np.nan], "revenue@10": [1.0, np.nan]})
+    assert list(_means(rows)) == ["ndcg@10"]
+    assert list(_means(rows.iloc[:1])) == ["ndcg@10", "revenue@10"]

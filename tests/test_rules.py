@@ -121,6 +121,8 @@ def test_wide_and_why_and_holdout(fitted, tmp_path):
         ("onyl = 1", 'no rule is called "onyl"; did you mean "only"?'),
         ('[only]\ncategry = "C1"', 'no such column; did you mean "category"?'),
         ('[only]\ncategory = "C11"', 'no row of products.csv has "C11" there; did you mean "c1"?'),
+        ('[never]\ncategory = "Alcohl"', 'never] category: no row of products.csv has "Alcohl" there'),
+        ('[only]\nsku = "999"', 'no row of products.csv has "999" there'),
         ("[at_most]\ncategory = 0", "expected a whole number from 1"),
         ("new = 1", "new = 1 of the rules needs a run that was fitted with --new-products"),
         ("new = ", "is not TOML"),
@@ -147,10 +149,10 @@ def test_a_value_that_no_product_has_is_noted_and_the_others_hold(fitted, tmp_pa
     assert f"Note: {note}." in capsys.readouterr().out
 
 
-def test_never_of_what_no_product_has_takes_nothing(fitted, tmp_path):
-    frame, account = recommended(fitted, tmp_path, '[never]\nsku = "999"')
+def test_never_of_a_sku_that_is_no_longer_there_takes_nothing(fitted, tmp_path):
+    frame, account = recommended(fitted, tmp_path, '[never]\nSKU = "999"')
     plain, none = recommended(fitted, tmp_path, "")
-    assert account["products"]["taken"] == {"never sku": 0} and len(account["notes"]) == 1 and none["notes"] == []
+    assert account["products"]["taken"] == {"never SKU": 0} and len(account["notes"]) == 1 and none["notes"] == []
     pd.testing.assert_frame_equal(frame, plain)
 
 
@@ -175,7 +177,12 @@ def test_one_far_date_to_which_all_ages_count_is_said():
     (far,) = doubtful_moment(moments(*usual, "2024-05-10"), "o.csv")
     assert "last order of o.csv is of 2024-05-10, far behind all others" in far and far.endswith("give --on 2024-03-01")
     (future,) = doubtful_moment(moments(*usual, "2924-03-02"), "o.csv")
-    assert "2924-03-02, in the future" in future
+    assert "2924-03-02, in the future" in future and future.endswith("give --on 2024-03-01")
+    (several,) = doubtful_moment(moments(*usual, "2924-01-01", "2924-03-01"), "o.csv")
+    assert "2924-03-01, in the future" in several and several.endswith("give --on 2024-03-01")
+    for all_of_them in (("2924-01-01", "2924-03-01"), ("2924-03-01",)):  # there is no moment to look from
+        (none,) = doubtful_moment(moments(*all_of_them), "o.csv")
+        assert none.endswith("for every customer: correct it in the export")
     assert doubtful_moment(moments(usual[0], usual[2]), "o.csv") == []  # a period of two days has no usual gap
     assert doubtful_moment(dataclasses.replace(moments(*usual), at=None), "o.csv") == []
 
@@ -193,6 +200,28 @@ def test_recommend_names_the_far_date_and_its_file_once(tmp_path, capsys):
     day = re.search(r"give --on (\S+)\.", said)[1]
     assert run("recommend", tmp_path / "run", "--on", day) == 0
     assert "in the future" not in capsys.readouterr().out
+
+
+def test_the_place_of_a_far_date_is_the_folder_of_several_files_and_a_run_in_production_has_older_ones(
+    tmp_path, capsys
+):
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    for part, year in (("1", 2024), ("2", 2924)):
+        days = [f"{year}-01-{day:02d} 09:58:12 +0000" for day in range(1, 13)]
+        rows = [f"#{part}{n},c{n % 4}@x.org,paid,{at},1,S{n % 3},P{n % 3}\n" for n, at in enumerate(days)]
+        header = "Name,Email,Financial Status,Created at,Lineitem quantity,Lineitem sku,Lineitem name\n"
+        (shop / f"orders_export_{part}.csv").write_text(header + "".join(rows))
+    (shop / "customers_export.csv").write_text("Customer ID,Email\n" + "".join(f"{n},c{n}@x.org\n" for n in range(4)))
+    options = ("--model", "popularity", "--split", "users", "--min-customers", 1)
+    assert run("fit", shop, *options, "--run", tmp_path / "run") == 0
+    assert run("refit", tmp_path / "run", "--run", tmp_path / "all") == 0
+    for name, place in (("run", str(shop)), ("all", f"this run, whose latest exports are {shop},")):
+        capsys.readouterr()
+        assert run("recommend", tmp_path / name, "--top", 1, "--repeat", "include") == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"the last order of {place} is of 2924-01-12, in the future" in said
+        assert said.count("give --on 2024-01-12.") == 1
 
 
 def test_a_file_of_rules_is_read_as_it_stands(tmp_path):

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aejax.errors import InputError
 from aejax.interactions import net_returns
+from aejax.tables import values
 from aejax.tables.shop import read_shop
 
 CUSTOMERS = "customer_id,city\na,Bern\nb,Wien\n"
@@ -517,3 +519,30 @@ def test_lines_without_an_order_id_are_no_order_of_several_customers(tmp_path):
     dataset = read_shop(shop(tmp_path, orders=orders_of([*rows, ("7", "a", "2024-05-03", "q", 1)])))
     assert len(set(dataset.interactions.order.tolist())) == 4
     assert dataset.quality["warnings"] == []
+
+
+def plain_and_careful(written: str) -> tuple[np.ndarray | None, np.ndarray]:
+    return values._plain_dates(pa.array([written], pa.string())), values._dates(pd.Series([written], dtype="str"))
+
+
+DAYS = ("2024-05-01", "2024-02-30", "1900-01-01", "0001-01-01", "9999-12-31", "2262-04-12", "2024-5-1", "20240501",
+        "24-05-01", "2024-05", "2024-122", "2024-W18-3", "")  # fmt: skip
+
+
+@pytest.mark.parametrize("day", DAYS)
+def test_the_quick_way_to_read_dates_gives_the_dates_of_the_careful_one(day):
+    times = ("", "T09:58:12", " 09:58:12", " 09:58", " 09", " 24:00:00", " 23:59:60", " 09:58:12.5", " 09:58:12.000",
+             "T09:58:12Z", " 09:58:12 +0200", " 09:58:12 UTC", "T095812", " ", "x")  # fmt: skip
+    for time in times:
+        quick, careful = plain_and_careful(day + time)
+        assert quick is None or np.array_equal(quick, careful, equal_nan=True), day + time
+
+
+DATE_LIKE = st.from_regex(r"[0-9]{4}-[01][0-9]-[0-3][0-9]([T ][0-2][0-9](:[0-5][0-9]){0,2})?", fullmatch=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(DATE_LIKE, st.datetimes().map(str), st.dates().map(str), st.text("0123456789-:TZ+. ", max_size=20)))
+def test_the_quick_way_to_read_dates_never_reads_others(written):
+    quick, careful = plain_and_careful(written)
+    assert quick is None or np.array_equal(quick, careful, equal_nan=True)

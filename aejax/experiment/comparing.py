@@ -27,6 +27,7 @@ from aejax.experiment.pages import comparison_page, write_report
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
 from aejax.experiment.selecting import Hooks
 from aejax.interactions import Dataset
+from aejax.metrics import REVENUE_KEYS
 from aejax.split import resolve_protocol
 from aejax.tasks import TaskEvaluation
 
@@ -259,10 +260,11 @@ def _model_rows(
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per customer: the means of the metrics that every row has (in none, or in some splits alone, a target may
-    have a price).
+    """A row per customer: the means of the metrics, those in revenue where every row has it (in none, or in some splits
+    alone, a target may have a price).
     """
-    keys = [key for key in rows.dropna(axis="columns").columns if "@" in key]
+    partly = [key for key in REVENUE_KEYS if key in rows and rows[key].isna().any()]
+    keys = [key for key in rows.columns.drop(partly) if "@" in key]
     return pd.DataFrame(rows.groupby("customer_id", sort=True)[keys].mean())
 
 

@@ -100,31 +100,32 @@ def known_on(run: Run, on: str | None = None) -> tuple[recommendation.Known, str
     return known, note
 
 
-def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """The largest absolute difference between the figures of two metrics.json, those of both tasks among them.
+def largest_difference(now: Mapping[str, Any], stored: Mapping[str, Any]) -> float:
+    """The largest absolute difference between figures computed now and those of a metrics.json, those of both tasks
+    among them.
 
     Raises:
-      InputError: one has no such figures.
+      InputError: it has not all of these figures, or others; those in revenue it may lack together.
     """
     try:
-        ours, theirs = ({"metrics": file["metrics"], "tasks": file.get("tasks", {})} for file in (one, other))
+        ours, theirs = ({"metrics": file["metrics"], "tasks": file.get("tasks", {})} for file in (now, stored))
         return max(_differences(ours, theirs), default=0.0)
     except (KeyError, TypeError):
         raise InputError("metrics.json of the run is damaged: it has not the figures of a run; fit it again") from None
 
 
-def _differences(one: Any, other: Any) -> Iterator[float]:
+def _differences(now: Any, stored: Any) -> Iterator[float]:
     """Absolute differences between the numbers of two trees of the same form; intervals are left out."""
-    if isinstance(one, Mapping):
+    if isinstance(now, Mapping):
         # A run of an earlier version of this package has prices and no figures in revenue.
-        if (one.keys() ^ other.keys()) - set(REVENUE_KEYS):
+        if stored.keys() - now.keys() or now.keys() - stored.keys() not in (set(), set(REVENUE_KEYS)):
             raise KeyError
-        for key in (one.keys() & other.keys()) - {"ci95"}:
-            yield from _differences(one[key], other[key])
-    elif isinstance(one, list):
-        if len(one) != len(other):
+        for key in stored.keys() - {"ci95"}:
+            yield from _differences(now[key], stored[key])
+    elif isinstance(now, list):
+        if len(now) != len(stored):
             raise KeyError
-        for mine, theirs in zip(one, other, strict=True):
+        for mine, theirs in zip(now, stored, strict=True):
             yield from _differences(mine, theirs)
     else:
-        yield abs(one - other)
+        yield abs(now - stored)

@@ -142,34 +142,40 @@ def resolve(run: Run, request: Request) -> Asked:
             f"not_bought_days = {rules.not_bought_days} of the rules does nothing where all that was bought before is "
             "left out; it is for --repeat include"
         )
-    notes += doubtful_moment(known.lines, _orders_file(run))
+    notes += doubtful_moment(known.lines, _orders_place(run))
     taken, new_places = rules.account(known.sold), _new_places(run, request)
     return Asked(known, customers, left_out, rules, taken, new_places, repeat, notes)
 
 
-def _orders_file(run: Run) -> str:
-    """The name of the file that the run's orders were read from, or of the first of them."""
+def _orders_place(run: Run) -> str:
+    """Where the run's orders were read from: their file, or the folder of several. Of a run in production that may be
+    its latest exports alone.
+    """
     data = run.config.data
-    read = (name for name in run.prepared.dataset.quality["files"] if name.startswith("orders"))
-    return data.columns.get("orders.file") or next(read, data.path)
+    if run.config.production is not None:
+        return f"this run, whose latest exports are {data.path},"
+    files = [name for name in run.prepared.dataset.quality["files"] if name.startswith("orders")]
+    return data.columns.get("orders.file") or (files[0] if len(files) == 1 else data.path)
 
 
-def doubtful_moment(lines: Interactions, file: str) -> list[str]:
+def doubtful_moment(lines: Interactions, place: str) -> list[str]:
     """A sentence where the last moment, to which the ages of everyone's orders count, is in the future, or farther from
-    all orders before it than these are from the first.
+    all orders before it than these are from the first; `place` is where they were read from.
     """
     if lines.at is None:
         return []
-    first, last = lines.at.min(), lines.at.max()
-    before = lines.at[lines.at < last - np.timedelta64(1, "D")].max(initial=first)
-    in_future = last > np.datetime64("now", "s") + np.timedelta64(1, "D")
+    first, last, now = lines.at.min(), lines.at.max(), np.datetime64("now", "s")
+    in_future = last > now + np.timedelta64(1, "D")  # now in another zone
+    sound = lines.at[lines.at <= now] if in_future else lines.at[lines.at < last - np.timedelta64(1, "D")]
+    before = sound.max(initial=first)
     if not in_future and not (before > first and last - before > before - first):
         return []
     day, day_before = (moment.astype("M8[D]") for moment in (last, before))
     why = "in the future" if in_future else f"far behind all others, which end on {day_before}"
+    instead = f", or give --on {day_before}" if len(sound) else ""
     return [
-        f"the last order of {file} is of {day}, {why}; what is recent is so by then, for every customer: correct it in "
-        f"the export, or give --on {day_before}"
+        f"the last order of {place} is of {day}, {why}; what is recent is so by then, for every customer: correct it "
+        f"in the export{instead}"
     ]
 
 

@@ -54,6 +54,7 @@ class Cleaned:
     """The clean lines and what became of the others.
 
     Attributes:
+      read: how many rows the file has.
       lines: the clean lines `[M]`, returns included.
       row_of_line: `[M]` the row of the file where each line (or the first of those summed) stands.
       dropped: rule -> the rows of the file that it dropped, increasing.
@@ -62,6 +63,7 @@ class Cleaned:
       warnings: plain sentences.
     """
 
+    read: int
     lines: Interactions
     row_of_line: np.ndarray
     dropped: dict[str, np.ndarray]
@@ -102,6 +104,7 @@ def clean(lines: OrderLines, source: str = "orders.csv") -> Cleaned:
     user, users = lines.customer.vocabulary()
     item, items = lines.sku.vocabulary()
     return Cleaned(
+        len(kept),
         Interactions(user, item, quantity, users, items, order=order, at=at, price=price),
         rows,
         dropped,

@@ -56,14 +56,14 @@ def read_shop(folder: Path, mapping: Mapping[str, str] = MappingProxyType({})) -
     customers, known, warnings = _read_customers(found, mapping)
     with ThreadPoolExecutor(max_workers=1) as beside:  # pyarrow works outside the interpreter's lock
         waiting = beside.submit(_read_products, found, mapping)
-        lines, orders_file, guessed = _read_orders(found["orders"], mapping, known)
-        count, read = len(lines.quantity), [lines]
-        del lines
-        cleaned = clean(read.pop(), found["orders"].name)  # which alone holds them, and lets go of what it drops
+        file = columns.open_table(found["orders"], "orders", mapping, _ORDERS_NEED)
+        guessed = list(file.told)
+        # No name is given to the lines, so that `clean` lets go of what it drops.
+        cleaned = clean(_order_lines(file, known, guessed), file.path.name)
         products, told = waiting.result()
     return joining.dataset_of(
         cleaned,
-        OrderFiles([orders_file], [count], (*_ORDERS_NEED, *_ORDERS_USE)),
+        OrderFiles([file], [cleaned.read], (*_ORDERS_NEED, *_ORDERS_USE)),
         customers,
         products,
         files=found.values(),
@@ -92,14 +92,12 @@ def _without(table: Table, frame: pd.DataFrame, personal: Sequence[str]) -> Tabl
     return Table(frame, accounts, table.title)
 
 
-def _read_orders(
-    path: Path, mapping: Mapping[str, str], known: Mapping[str, str]
-) -> tuple[OrderLines, TextFile, list[str]]:
-    """The order lines, their file, and what was guessed; `known` are the shop's ids by address."""
-    file = columns.open_table(path, "orders", mapping, _ORDERS_NEED)
+def _order_lines(file: TextFile, known: Mapping[str, str], guessed: list[str]) -> OrderLines:
+    """The order lines; `known` are the shop's ids by address, and what was guessed is added to `guessed`."""
     names = [name for name in (*_ORDERS_NEED, *_ORDERS_USE) if name in file.names]
     cells = text.read_coded(file, names)
-    cells, guessed = values.with_points(file, cells, ("lineitem_quantity", "lineitem_price"))
+    cells, read_as = values.with_points(file, cells, ("lineitem_quantity", "lineitem_price"))
+    guessed += read_as
     order, created_at, price = (
         None if (column := cells.get(name)) is None or column.blank().all() else column for name in _ORDERS_USE
     )
@@ -107,9 +105,9 @@ def _read_orders(
     if created_at is not None:
         at, read_as = values.moments(file, "created_at", created_at)
         guessed += read_as
-    lines = OrderLines(
+    return OrderLines(
         customer=addresses.replaced(
-            cells["customer_id"], lambda ids: addresses.without_addresses(ids, path.name, known)
+            cells["customer_id"], lambda ids: addresses.without_addresses(ids, file.path.name, known)
         ),
         sku=cells["lineitem_sku"],
         quantity=values.quantities(file, "lineitem_quantity", cells["lineitem_quantity"]),
@@ -117,7 +115,6 @@ def _read_orders(
         at=at,
         price=None if price is None else values.prices(file, "lineitem_price", price),
     )
-    return lines, file, [*file.told, *guessed]
 
 
 def _read_entities(

@@ -25,19 +25,30 @@ _COMMA_NUMBER = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"
 _OTHER_DATE = r"^(?P<first>\d{1,2})(?P<mark>[./-])(?P<second>\d{1,2})(?P=mark)(?P<year>\d{4}|\d{2})(?:$|\D)"
 
 
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What the cells of a column are.
+
+    Attributes:
+      parse: distinct texts `[V]` -> values `[V]`.
+      holds: values -> `[V]` bool, which of them may be.
+      expected: what a message says of the others.
+      blank_allowed: whether a cell may be blank.
+    """
+
+    parse: Callable[[pd.Series], np.ndarray]
+    holds: Callable[[np.ndarray], np.ndarray]
+    expected: str
+    blank_allowed: bool = False
+
+
 def quantities(file: TextFile, name: str, column: Coded) -> np.ndarray:
     """`[N]` int32 quantities.
 
     Raises:
       InputError: one is not a whole number, or above a million.
     """
-    expected = f"a whole number from -{LARGEST_QUANTITY:,} to {LARGEST_QUANTITY:,} without separators, such as 2"
-    number = _checked(file, name, column, _numbers, _is_quantity, expected)
-    return number.astype(np.int32)[column.codes]
-
-
-def _is_quantity(number: np.ndarray) -> np.ndarray:
-    return (number == np.round(number)) & (np.abs(number) <= LARGEST_QUANTITY)
+    return _checked(file, name, column, _KINDS["quantity"]).astype(np.int32)[column.codes]
 
 
 def moments(file: TextFile, name: str, column: Coded) -> tuple[np.ndarray, list[str]]:
@@ -53,12 +64,11 @@ def moments(file: TextFile, name: str, column: Coded) -> tuple[np.ndarray, list[
     if form is None and (style := _style(column.values.to_pandas().astype("str"))) is not None:
         form = _form_of(file, name, style)
         told = [f"{name} of {file.path.name} was read as {_written(form)}"]
-    if form is None:
-        parse, expected = _dates, "an ISO date such as 2024-05-01, 2024-05-01T09:58:12 or 2024-05-01 09:58:12 +0200"
-    else:
-        parse, expected = partial(_formatted, form=form), f"a date written {_written(form)}"
-    at = _checked(file, name, column, parse, lambda at: ~np.isnat(at), expected, blank_allowed=True)
-    return at[column.codes], told
+    kind = _KINDS["moment"]
+    if form is not None:
+        parse = partial(_formatted, form=form)
+        kind = dataclasses.replace(kind, parse=parse, expected=f"a date written {_written(form)}")
+    return _checked(file, name, column, kind)[column.codes], told
 
 
 def with_points(
@@ -198,7 +208,7 @@ def ratings(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number.
     """
-    return _checked(file, name, column, _numbers, np.isfinite, "a number such as 4.5")[column.codes]
+    return _checked(file, name, column, _KINDS["rating"])[column.codes]
 
 
 def prices(file: TextFile, name: str, column: Coded) -> np.ndarray:
@@ -207,9 +217,7 @@ def prices(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number.
     """
-    expected = "a number without currency, such as 4.50"
-    number = _checked(file, name, column, _numbers, np.isfinite, expected, blank_allowed=True)
-    return number.astype(np.float32)[column.codes]
+    return _checked(file, name, column, _KINDS["price"]).astype(np.float32)[column.codes]
 
 
 def unix_moments(file: TextFile, name: str, column: Coded) -> np.ndarray:
@@ -218,8 +226,7 @@ def unix_moments(file: TextFile, name: str, column: Coded) -> np.ndarray:
     Raises:
       InputError: one is not a number, or beyond the year 2200.
     """
-    expected = "Unix seconds such as 1714557492 (milliseconds are to be divided by 1000)"
-    number = _checked(file, name, column, _numbers, lambda number: np.abs(number) <= _LATEST_UNIX, expected)
+    number = _checked(file, name, column, _KINDS["unix moment"])
     return number.astype(np.int64).astype("datetime64[s]")[column.codes]
 
 
@@ -245,25 +252,17 @@ def check_unique(file: TextFile, name: str, ids: pd.Series, rows: np.ndarray) ->
         )
 
 
-def _checked(
-    file: TextFile,
-    name: str,
-    column: Coded,
-    parse: Callable[[pd.Series], np.ndarray],
-    holds: Callable[[np.ndarray], np.ndarray],
-    expected: str,
-    blank_allowed: bool = False,
-) -> np.ndarray:
+def _checked(file: TextFile, name: str, column: Coded, kind: Kind) -> np.ndarray:
     """The distinct values `[V]`, parsed; the message names the first row with one that does not hold."""
     distinct = column.values.to_pandas().astype("str")
-    parsed = parse(distinct)
-    bad = ~holds(parsed)
-    if blank_allowed:
+    parsed = kind.parse(distinct)
+    bad = ~kind.holds(parsed)
+    if kind.blank_allowed:
         bad &= (distinct != "").to_numpy()
     if bad.any():
         row = int(bad[column.codes].argmax())
         found = shown(column.text(row)) if column.text(row) else "blank"
-        raise InputError(f"{place(file, row)}: {name} is {found}; expected {expected}")
+        raise InputError(f"{place(file, row)}: {name} is {found}; expected {kind.expected}")
     return parsed
 
 
@@ -285,3 +284,25 @@ def _dates(text: pd.Series) -> np.ndarray:
     at = pd.to_datetime(text.str.removesuffix(" UTC"), format="ISO8601", utc=True, errors="coerce")
     written = text.str.match(r"\d{4}-\d{2}-\d{2}").to_numpy(dtype=bool)
     return np.where(written, at.dt.tz_localize(None).to_numpy().astype("datetime64[s]"), np.datetime64("NaT", "s"))
+
+
+_KINDS = {
+    "quantity": Kind(
+        _numbers,
+        lambda number: (number == np.round(number)) & (np.abs(number) <= LARGEST_QUANTITY),
+        f"a whole number from -{LARGEST_QUANTITY:,} to {LARGEST_QUANTITY:,} without separators, such as 2",
+    ),
+    "rating": Kind(_numbers, np.isfinite, "a number such as 4.5"),
+    "price": Kind(_numbers, np.isfinite, "a number without currency, such as 4.50", blank_allowed=True),
+    "moment": Kind(
+        _dates,
+        lambda at: ~np.isnat(at),
+        "an ISO date such as 2024-05-01, 2024-05-01T09:58:12 or 2024-05-01 09:58:12 +0200",
+        blank_allowed=True,
+    ),
+    "unix moment": Kind(
+        _numbers,
+        lambda number: np.abs(number) <= _LATEST_UNIX,
+        "Unix seconds such as 1714557492 (milliseconds are to be divided by 1000)",
+    ),
+}
