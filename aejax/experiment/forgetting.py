@@ -96,8 +96,9 @@ def _forget_in_comparison(folder: Path, gone: set[str]) -> bool:
         return False
     path = folder / "per_user.parquet"
     rows = pd.read_parquet(path)
+    is_kept = ~rows["customer_id"].isin(list(gone)).to_numpy()
     with runs.whole_file(path) as partial:
-        rows[~rows["customer_id"].isin(list(gone))].to_parquet(partial, index=False)
+        rows.loc[is_kept].to_parquet(partial, index=False)
     with runs.writing(folder):
         (folder / "report.html").unlink(missing_ok=True)
     return True

@@ -83,7 +83,7 @@ def _read_products(found: Mapping[str, Path], mapping: Mapping[str, str]) -> tup
     """The products without whom they come from, and what was guessed."""
     table, told = _read_entities(found, "products", mapping, quality.NO_PRODUCT)
     personal = [name for name in table.frame.columns[1:] if addresses.is_personal_of_product(name)]
-    return _without(table, table.frame.drop(columns=personal), personal), told
+    return _without(table, table.frame.loc[:, ~table.frame.columns.isin(personal)], personal), told
 
 
 def _without(table: Table, frame: pd.DataFrame, personal: Sequence[str]) -> Table:
