@@ -263,7 +263,7 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     """A row per customer: the means of the metrics, those in revenue where every row has it (in none, or in some splits
     alone, a target may have a price).
     """
-    partly = [key for key in REVENUE_KEYS if key in rows and rows[key].isna().any()]
+    partly = [key for key in REVENUE_KEYS if key in rows and np.isnan(np.asarray(rows[key])).any()]
     keys = [key for key in rows.columns.drop(partly) if "@" in key]
     return pd.DataFrame(rows.groupby("customer_id", sort=True)[keys].mean())
 
