@@ -260,11 +260,12 @@ def _model_rows(
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per customer: the means of the metrics, those in revenue where every row has it (in none, or in some splits
-    alone, a target may have a price).
+    """A row per customer: the means of the metrics that the rows have, those in revenue where every row has it (in none,
+    or in some splits alone, a target may have a price).
     """
-    partly = [key for key in REVENUE_KEYS if key in rows and np.isnan(np.asarray(rows[key])).any()]
-    keys = [key for key in rows.columns.drop(partly) if "@" in key]
+    gaps = np.asarray(rows.isna())
+    left_out = gaps.all(axis=0) | gaps.any(axis=0) & np.isin(rows.columns, REVENUE_KEYS)
+    keys = [key for key, is_left_out in zip(rows.columns, left_out, strict=True) if "@" in key and not is_left_out]
     return pd.DataFrame(rows.groupby("customer_id", sort=True)[keys].mean())
 
 
