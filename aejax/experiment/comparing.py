@@ -260,8 +260,8 @@ def _model_rows(
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per customer: the means of the metrics that the rows have, those in revenue where every row has it (in none,
-    or in some splits alone, a target may have a price).
+    """A row per customer: the means of the metrics that the rows have, those in revenue where every row has it (in
+    none, or in some splits alone, a target may have a price).
     """
     gaps = np.asarray(rows.isna())
     left_out = gaps.all(axis=0) | gaps.any(axis=0) & np.isin(rows.columns, REVENUE_KEYS)
