@@ -2,15 +2,18 @@
 
 import sys
 
-from aejax import cli
-from aejax.cli import process
+from aejax import process
 
 
 def main() -> None:
-    """Run the command of this process, which is started again with huge pages if it computes."""
-    if len(sys.argv) > 1 and sys.argv[1] in cli.COMMANDS.keys() - cli.READING:
+    """Run the command of this process, which is started again with huge pages, before anything is loaded, if it
+    computes.
+    """
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and sys.argv[1] not in process.READING:
         process.keep_compiled()
         process.start_with_huge_pages()
+    from aejax import cli
+
     cli.main()
 
 

@@ -104,13 +104,15 @@ def recognise(tables: Mapping[str, pd.DataFrame], given: Mapping[str, str]) -> d
     Raises:
       InputError: an unknown column or kind, or numbers asked of a column that holds none.
     """
-    columns = {
-        f"{table}.{name}": (table, str(name))
+    coded = {
+        (table, str(name)): _Coded.of(frame, name)
         for table, frame in tables.items()
         for name in frame.columns[1:]
         if (table, name) not in _OFFERED
-        # Where no product has a title, the column is not of the source.
-        if name != "title" or (_cells(frame, "title") != "").any()
+    }
+    # Where no product has a title, the column is not of the source.
+    columns = {
+        f"{table}.{name}": (table, name) for (table, name), cells in coded.items() if name != "title" or cells.rows
     }
     chosen: dict[str, str] = {}
     for name, kind in given.items():
@@ -123,11 +125,11 @@ def recognise(tables: Mapping[str, pd.DataFrame], given: Mapping[str, str]) -> d
         chosen |= dict.fromkeys(meant, kind)
     return {
         table: tuple(
-            _recognise(column, _cells(frame, column), chosen.get(full), table)
+            _recognise(column, coded[own, column], chosen.get(full), table)
             for full, (own, column) in columns.items()
             if own == table
         )
-        for table, frame in tables.items()
+        for table in tables
     }
 
 
@@ -177,35 +179,59 @@ def encode(attributes: Sequence[Attribute], table: pd.DataFrame, ids: Iterable[s
     blocks: list[sp.csr_array] = []
     names: list[tuple[str, str]] = []
     for attribute in used:
-        cells = _cells(table, attribute.column)
-        cells = np.where(row >= 0, cells[row], "") if len(cells) else np.full(len(row), "", dtype=object)
-        blocks.append(_encode(attribute, cells))
+        cells = _Coded.of(table, attribute.column)
+        places, which = np.unique(np.append(cells.place, len(cells.different))[row], return_inverse=True)
+        different = [*cells.different, ""]
+        blocks.append(sp.csr_array(_features(attribute, [different[place] for place in places])[which]))
         names += [(attribute.column, value) for value in attribute.values]
     return Features(sp.csr_array(sp.hstack(blocks, format="csr", dtype=np.float32)), tuple(names))
 
 
-def _cells(table: pd.DataFrame, column: str) -> np.ndarray:
-    """A column as stripped text `[n]`; an id that stands in for a missing title is no title."""
-    cells = table[column].fillna("").astype(str).str.strip().to_numpy(dtype=object)
-    return np.where(cells == table.iloc[:, 0].to_numpy(dtype=object), "", cells) if column == "title" else cells
+class _Coded(NamedTuple):
+    """A column as stripped text; an id that stands in for a missing title is no title.
+
+    Attributes:
+      different: its k different cells, in the order in which they come first.
+      place: `[n]`, which of them each row has.
+    """
+
+    different: list[str]
+    place: np.ndarray
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, column: str) -> _Coded:
+        texts = table[column].fillna("").astype(str)
+        if column == "title":
+            texts = texts.mask(texts.str.strip() == table.iloc[:, 0], "")
+        place, different = pd.factorize(texts)
+        stripped, texts = pd.factorize(
+            np.array([text.strip() for text in np.asarray(different, dtype=object)], dtype=object)
+        )
+        return cls(texts.tolist(), stripped[place])
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows have each cell that is not blank."""
+        counts = np.bincount(self.place, minlength=len(self.different)).tolist()
+        return {cell: rows for cell, rows in zip(self.different, counts, strict=True) if cell}
 
 
-def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) -> Attribute:
-    filled = cells[cells != ""]
-    counts = Counter(filled.tolist())
+def _recognise(column: str, cells: _Coded, given: str | None, table: str) -> Attribute:
+    counts = cells.rows
+    filled = sum(counts.values())
     if given == "none":
         return Attribute(column, "none", "as --attributes says")
     if not counts:
         return Attribute(column, "none", "it is empty")
-    if len(counts) == 1 and len(filled) == len(cells):
+    if len(counts) == 1 and filled == len(cells.place):
         return Attribute(column, "none", "it is the same in every row")
     kind = given
     if given in (None, "number"):
         decimals = decimals_of(counts)
         numbers = parse_numbers(counts, decimals.sign)
-        kind = given or _kind(column, counts, numbers, len(filled), is_price=decimals.is_price)
+        kind = given or _kind(column, counts, numbers, filled, is_price=decimals.is_price)
         if kind == "number":
-            return _bands(column, filled, numbers, decimals, table)
+            return _bands(column, counts, numbers, decimals, table)
     if kind == "id":
         return Attribute(
             column,
@@ -214,7 +240,7 @@ def _recognise(column: str, cells: np.ndarray, given: str | None, table: str) ->
             is_warning=True,
         )
     if kind == "text":
-        return _words(column, counts, len(filled))
+        return _words(column, counts, filled)
     shared = tuple(sorted(value for value, rows in counts.items() if rows > 1))
     if not shared:
         return Attribute(column, "none", "no two rows share a value", is_warning=given is not None)
@@ -321,11 +347,15 @@ def _without_currency(value: str) -> tuple[str, bool]:
     return bare, bare != text and (has_space or not set("$.,").isdisjoint(text))
 
 
-def _bands(column: str, filled: np.ndarray, numbers: Mapping[str, float], decimals: Decimals, table: str) -> Attribute:
+def _bands(
+    column: str, counts: Mapping[str, int], numbers: Mapping[str, float], decimals: Decimals, table: str
+) -> Attribute:
     if not numbers:
-        raise InputError(f"--attributes {column}=number: {table}.csv holds no number there, but {shown(filled[0])}")
-    others = sum(value not in numbers for value in filled)
-    values = np.array([numbers[value] for value in filled if value in numbers])
+        raise InputError(
+            f"--attributes {column}=number: {table}.csv holds no number there, but {shown(next(iter(counts)))}"
+        )
+    others = sum(rows for value, rows in counts.items() if value not in numbers)
+    values = np.repeat(list(numbers.values()), [counts[value] for value in numbers])
     edges = np.unique(np.quantile(values, np.arange(1, BANDS) / BANDS, method="lower"))
     edges = edges[edges > values.min()]
     bounds = [f"{edge:g}" for edge in edges]
@@ -335,7 +365,7 @@ def _bands(column: str, filled: np.ndarray, numbers: Mapping[str, float], decima
         return Attribute(column, "none", "nearly all its numbers are the same")
     notes = []
     if others:
-        odd = next(value for value in filled if value not in numbers)
+        odd = next(value for value in counts if value not in numbers)
         notes.append(f"{others:,} of its cells are no number, such as {shown(odd)}, and no feature")
     if decimals.doubtful:
         read = numbers[decimals.doubtful]
@@ -374,9 +404,8 @@ def _entropy(share: float) -> float:
     return -share * math.log(share) - (1.0 - share) * math.log1p(-share)
 
 
-def _encode(attribute: Attribute, cells: np.ndarray) -> sp.csr_array:
-    """Cells `[n]` -> the features of one column, `[n, values]`."""
-    place, different = pd.factorize(cells)
+def _features(attribute: Attribute, different: Sequence[str]) -> sp.csr_array:
+    """Different cells of a column, k -> their features, `[k, values]`."""
     position = {value: number for number, value in enumerate(attribute.values)}
     rows: list[Sequence[int]]
     if attribute.kind == "number":
@@ -397,7 +426,4 @@ def _encode(attribute: Attribute, cells: np.ndarray) -> sp.csr_array:
         norm = np.sqrt(np.bincount(owner, weights=data**2, minlength=len(rows)))
         data = data / norm[owner]
     shape = (len(different), len(attribute.values))
-    of_different = sp.csr_array(
-        (data.astype(np.float32), indices, np.concatenate([[0], np.cumsum(lengths)])), shape=shape
-    )
-    return sp.csr_array(of_different[place])
+    return sp.csr_array((data.astype(np.float32), indices, np.concatenate([[0], np.cumsum(lengths)])), shape=shape)

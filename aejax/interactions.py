@@ -332,19 +332,6 @@ def reindex(lines: Interactions, users: np.ndarray, items: np.ndarray) -> Intera
 
 
 @dataclasses.dataclass(frozen=True)
-class Pinned:
-    """What a model was fitted with, where its data alone no longer tell: they have grown, or lost customers.
-
-    Attributes:
-      items: products that are not set aside, however few customers they have.
-      attributes: how columns were used, table -> a mapping for each column; None: as the tables look.
-    """
-
-    items: Vocabulary
-    attributes: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Origin:
     """Where the order lines of a data set stand in the files that it was read from.
 
@@ -373,7 +360,10 @@ class Dataset:
       products: a row per product of any file, sorted by the text column `sku`; `title` and further columns as text.
       quality: the account of every row, in the form of `aejax check --json`.
       files: the files read, by name, in a fixed order.
-      pinned: of a run whose data have changed since; None where they have not.
+      pinned: of a run whose data have changed since, the products that are not set aside, however few customers they
+        have; None where they have not.
+      attributes: of a run, how the columns of its tables were used when it was fitted, table -> a mapping for each
+        column; None: as the tables look.
       origin: where the lines stand in `files`; None of a run's data.
     """
 
@@ -383,7 +373,8 @@ class Dataset:
     products: pd.DataFrame
     quality: dict
     files: tuple[Path, ...]
-    pinned: Pinned | None = None
+    pinned: Vocabulary | None = None
+    attributes: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
     origin: Origin | None = None
 
     @property

@@ -230,6 +230,7 @@ class _Lister:
         self.offered, self.new = known.sold & allowed, known.new & allowed
         self.size = batching.scoring_chunk(self.count)
         self.filled = min(self.size, len(customers))
+        self.length = 0  # of the padded rows of what is masked
         self.by_segment: Model | None = None
         self.of_segment = np.zeros(len(customers), dtype=bool)
 
@@ -263,10 +264,12 @@ class _Lister:
             as_of = None if self.known.as_of is None else np.full(len(users), self.known.as_of)
             histories = histories_of(self.by_customer, users, as_of)
             seen = sp.csr_array(self.seen[users])
+            masked = seen if earlier is None else sp.csr_array(seen + earlier[of_model[first]])
+            self.length = batching.bucket(batching.longest_row(masked))
             wait = start_best_items(
                 self.model,
                 histories,
-                seen if earlier is None else sp.csr_array(seen + earlier[of_model[first]]),
+                masked,
                 top=self.top,
                 rows=self.filled,
                 offered=self.offered,
@@ -293,7 +296,7 @@ class _Lister:
             waiting.append((without, wait, "customer-attributes"))
         others = np.flatnonzero((chunk < 0) & ~self.of_segment[start : start + self.size])
         if len(others) and earlier is not None and earlier[others].nnz:
-            waiting.append((others, self._start_popular(hidden[others], self.filled), "popular"))
+            waiting.append((others, self._start_popular(hidden[others]), "popular"))
         elif len(others):
             waiting.append((others, lambda: self.popular, "popular"))
 
@@ -333,12 +336,15 @@ class _Lister:
     @cached_property
     def popular(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores and items `[1, K]` of the most popular products that are offered."""
-        return self._start_popular(sp.csr_array((1, self.count), dtype=np.float32), 1)()
+        return self._start_popular(sp.csr_array((1, self.count), dtype=np.float32))()
 
-    def _start_popular(self, hidden: sp.csr_array, rows: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        """Have the most popular products found that the rows of `hidden` `[n, I]` do not hold."""
-        scores = np.broadcast_to(self.popularity, (rows, self.count))
-        seen = jnp.asarray(batching.pad_rows(hidden, rows=rows).items)
+    def _start_popular(self, hidden: sp.csr_array) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Have the most popular products found that the rows of `hidden` `[n, I]` do not hold, in the shape of the
+        model's lists: what is compiled for these does for them.
+        """
+        scores = np.broadcast_to(self.popularity, (self.filled, self.count))
+        length = max(self.length, batching.bucket(batching.longest_row(hidden)))
+        seen = jnp.asarray(batching.pad_rows(hidden, rows=self.filled, length=length).items)
         new = self.new if self.least_new else None
         found = best_items(
             jnp.asarray(scores), seen, self.offered, new, self.rules.caps, top=self.top, new_places=self.least_new

@@ -36,14 +36,14 @@ import pyarrow.parquet as pq
 import aejax
 from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
-from aejax.interactions import Dataset, Interactions, Pinned, Vocabulary
+from aejax.interactions import Dataset, Interactions, Vocabulary
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-FORMAT = 2
+FORMAT = 3
 LOCK = ".lock"
 _OPTIONAL = ("order", "at", "part", "price")  # columns of interactions that a source may lack
 
@@ -342,9 +342,9 @@ def write_data(folder: Path, dataset: Dataset) -> None:
         dataset.customers.to_parquet(folder / "data" / "customers.parquet", index=False)
         dataset.products.to_parquet(folder / "data" / "products.parquet", index=False)
         write_json(folder / "data" / "quality.json", {"format": dataset.format, "quality": dataset.quality})
+        write_json(folder / "data" / "attributes.json", dataset.attributes)
         if dataset.pinned is not None:
-            pinned = {"items": dataset.pinned.items.ids.tolist(), "attributes": dataset.pinned.attributes}
-            write_json(folder / "data" / "pinned.json", pinned)
+            write_json(folder / "data" / "pinned.json", dataset.pinned.ids.tolist())
 
 
 def read_data(folder: Path) -> Dataset:
@@ -367,11 +367,17 @@ def read_data(folder: Path) -> Dataset:
         optional["at"] = optional["at"].astype("datetime64[s]")
     lines = Interactions(user, item, table["quantity"].to_numpy(), users, items, **optional)
     stored = read_json(folder / "data" / "quality.json")
-    pinned = None
-    if (folder / "data" / "pinned.json").exists():
-        plain = read_json(folder / "data" / "pinned.json")
-        pinned = Pinned(Vocabulary.of(plain["items"]), plain["attributes"])
-    return Dataset(stored["format"], lines, customers, products, stored["quality"], (), pinned)
+    pinned = folder / "data" / "pinned.json"
+    return Dataset(
+        stored["format"],
+        lines,
+        customers,
+        products,
+        stored["quality"],
+        files=(),
+        pinned=Vocabulary.of(read_json(pinned)) if pinned.exists() else None,
+        attributes=read_json(folder / "data" / "attributes.json"),
+    )
 
 
 def write_check(folder: Path, found: Mapping[str, Any]) -> None:

@@ -413,7 +413,7 @@ def _command(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    from aejax.cli import process
+    from aejax import process
 
     process.keep_compiled()  # as the commands do
     process.start_with_huge_pages()

@@ -1,13 +1,13 @@
 """What is said to JAX and to the C library before they start."""
 
 import os
+import subprocess
 import sys
 
 import platformdirs
 import pytest
 
-from aejax import __main__, cli
-from aejax.cli import process
+from aejax import __main__, cli, process
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_process_goes_on_where_it_is_given_huge_pages_anyway_or_never(fresh, m
     assert "GLIBC_TUNABLES" not in os.environ
 
 
-@pytest.mark.parametrize(("command", "told"), [("fit", ["kept", "pages"]), ("check", []), (None, [])])
+@pytest.mark.parametrize(("command", "told"), [("fit", ["kept", "pages"]), ("check", []), ("--help", []), (None, [])])
 def test_the_commands_that_compute_are_told_before_they_run(fresh, monkeypatch, command, told):
     events = []
     monkeypatch.setattr(process, "keep_compiled", lambda: events.append("kept"))
@@ -91,3 +91,13 @@ def test_a_process_that_cannot_start_again_goes_on(fresh, monkeypatch, tmp_path)
     monkeypatch.setattr(process, "HUGE_PAGES_FILE", tmp_path / "enabled")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
     process.start_with_huge_pages()
+
+
+def test_a_process_that_starts_again_has_loaded_nothing_before():
+    """It would be loaded twice. What starts again is asked for nothing but the modules it has."""
+    code = "import os, sys, aejax.__main__; sys.argv = ['aejax', 'fit']; "
+    code += "os.execv = lambda *_: (print(*sys.modules), os._exit(0)); from aejax import process; "
+    code += "process._given_to_who_asks = lambda: True; aejax.__main__.main()"
+    alone = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    loaded = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, check=True).stdout
+    assert "aejax.process" in loaded.split() and not {"aejax.cli", "tyro", "numpy", "jax"} & set(loaded.split())

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax import batching, explanation, recommendation
+from aejax import batching, explanation, recommendation, selection
 from aejax.errors import InputError
 from aejax.interactions import Features, Histories, Interactions, Vocabulary
 from aejax.lists import COLUMNS
@@ -128,6 +128,13 @@ def test_fewer_rows_only_where_fewer_products_remain(titles):
         "bob": [1, 2, 3],
         "new": [1, 2, 3],
     }
+
+
+def test_popular_products_are_found_by_what_is_compiled_for_the_models_lists(tiny_lines, titles):
+    model = popularity.fit(tiny_lines, popularity.PopularitySettings())  # float32 scores, as models have
+    before = selection.best_items._cache_size()
+    recommended(model, tiny_lines, [*tiny_lines.users.ids, "nobody"], titles, top=7)
+    assert selection.best_items._cache_size() - before == 1
 
 
 def test_unknown_customers_get_the_most_popular_products(tiny_lines, model, titles):

@@ -29,7 +29,9 @@ def dataset(*, dates=True):
     )
     customers = pd.DataFrame({"customer_id": ["007", "b", "c"]}, dtype=str)
     products = pd.DataFrame({"sku": ["x", "y"], "title": ["X", "Y"]}, dtype=str)
-    return Dataset("shop", lines, customers, products, {"warnings": []}, ())
+    attributes = {"products": [{"column": "title", "kind": "none", "edges": [0.1]}], "customers": []}
+    pinned = Vocabulary.of(["y", "z"]) if dates else None
+    return Dataset("shop", lines, customers, products, {"warnings": []}, (), pinned, attributes)
 
 
 @pytest.mark.parametrize("dates", [True, False])
@@ -48,6 +50,8 @@ def test_data_come_back_with_values_and_types(tmp_path, dates):
             assert one.dtype == other.dtype, field.name
     assert after.customers["customer_id"].tolist() == ["007", "b", "c"]
     assert after.products["title"].tolist() == ["X", "Y"]
+    assert after.attributes == before.attributes
+    assert (None if after.pinned is None else after.pinned.ids.tolist()) == (["y", "z"] if dates else None)
 
 
 def test_a_replacement_interrupted_between_its_renames_is_undone_or_finished(tmp_path):
@@ -137,11 +141,11 @@ def test_a_file_that_fails_halfway_leaves_the_older_one(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["file.json"]
 
 
-@pytest.mark.parametrize("number", ["null", "0", "1", "3"])
+@pytest.mark.parametrize("number", ["null", "0", "1", "2", "4"])
 def test_a_run_of_another_version_says_so(tmp_path, number):
-    """Of version 1 is what the linear autoencoders stored before they were scored between customers."""
+    """Of version 2 are runs that did not store how columns are used."""
     (tmp_path / "config.json").write_text(f'{{"format": {number}}}')
-    with pytest.raises(InputError, match=r"another version of aejax .*this version reads 2.*; fit it again"):
+    with pytest.raises(InputError, match=r"another version of aejax .*this version reads 3.*; fit it again"):
         runs.read_config(tmp_path)
 
 

@@ -357,8 +357,6 @@ COMMANDS = {
     "hindsight": production.hindsight,
     "forget": production.forget,
 }
-# Those that are done before JAX would have been loaded.
-READING = ("data", "check")
 
 
 def _join_repeated(arguments: Sequence[str]) -> list[str]:

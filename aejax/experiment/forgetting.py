@@ -15,7 +15,7 @@ from aejax import registry, runs
 from aejax.errors import InputError
 from aejax.experiment.loading import Run, load_run
 from aejax.experiment.preparing import prepare_dataset
-from aejax.interactions import Dataset, Interactions, Pinned, reindex
+from aejax.interactions import Dataset, Interactions, reindex
 from aejax.models import Model, RemovesCustomers
 from aejax.models.blend import Blend
 from aejax.quality import counted, shown
@@ -80,13 +80,12 @@ def without(run: Run, gone: set[str]) -> Dataset:
     if not len(left):
         raise InputError("no order line would remain; delete the run instead")
     is_kept = ~old.customers["customer_id"].isin(list(gone)).to_numpy()
-    attributes = {table: [dataclasses.asdict(one) for one in own] for table, own in run.prepared.attributes.items()}
     return dataclasses.replace(
         old,
         interactions=reindex(left, np.unique(left.user), np.unique(left.item)),
         customers=old.customers[is_kept].reset_index(drop=True),
         quality={**old.quality, "warnings": [_masked(warning, gone) for warning in old.quality["warnings"]]},
-        pinned=Pinned(run.prepared.interactions.items, attributes),
+        pinned=run.prepared.interactions.items,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from aejax.errors import InputError
-from aejax.interactions import Dataset, Interactions, Pinned, Vocabulary
+from aejax.interactions import Dataset, Interactions, Vocabulary
 from aejax.quality import counted, shown
 
 
@@ -82,13 +82,13 @@ def merge(old: Dataset, new: Dataset, items: Vocabulary) -> tuple[Dataset, Chang
             "the same shop? If SKUs have changed, fit the whole data anew"
         )
     lines, changes = _merge_lines(old.interactions, new.interactions)
-    pinned = old.pinned.items.ids if old.pinned is not None else ()
+    pinned = old.pinned.ids if old.pinned is not None else ()
     merged = dataclasses.replace(
         new,
         interactions=lines,
         customers=_merge_tables(old.customers, new.customers),
         products=_merge_tables(old.products, new.products),
-        pinned=Pinned(Vocabulary.of([*items.ids, *pinned])),
+        pinned=Vocabulary.of([*items.ids, *pinned]),
     )
     return merged, changes
 

@@ -73,8 +73,9 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
         min_customers=dataset.min_customers if data.min_customers is None else data.min_customers,
         attributes={f"{table}.{one.column}": one.kind for table, columns in found.items() for one in columns},
     )
-    pinned = dataset.pinned
-    lines = set_aside_rare(dataset.interactions, data.min_customers or 1, None if pinned is None else pinned.items)
+    as_plain = {table: [dataclasses.asdict(one) for one in columns] for table, columns in found.items()}
+    dataset = dataclasses.replace(dataset, attributes=as_plain)
+    lines = set_aside_rare(dataset.interactions, data.min_customers or 1, dataset.pinned)
     if min(len(lines.users), len(lines.items)) < 2:
         raise InputError(
             f"after --min-customers {data.min_customers} there are {len(lines.users)} customers and "
@@ -94,11 +95,11 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
 
 
 def recognise(dataset: Dataset, given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
-    """How each column of the data set's products and customers is used; see `attributes.recognise`."""
-    if dataset.pinned is not None and dataset.pinned.attributes is not None:
-        return {
-            table: tuple(attributes.from_plain(one) for one in own) for table, own in dataset.pinned.attributes.items()
-        }
+    """How each column of the data set's products and customers is used; see `attributes.recognise`. What was recognised
+    before stands, so that a run's columns mean what its model has learned of them.
+    """
+    if dataset.attributes is not None:
+        return {table: tuple(attributes.from_plain(one) for one in own) for table, own in dataset.attributes.items()}
     return attributes.recognise({"products": dataset.products, "customers": dataset.customers}, given)
 
 

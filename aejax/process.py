@@ -9,6 +9,8 @@ from pathlib import Path
 
 import platformdirs
 
+# Commands that are done before JAX would have been loaded.
+READING = ("data", "check")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # What compiles quicker than this is compiled again rather than kept.
