@@ -101,3 +101,10 @@ def test_a_process_that_starts_again_has_loaded_nothing_before():
     alone = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     loaded = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, check=True).stdout
     assert "aejax.process" in loaded.split() and not {"aejax.cli", "tyro", "numpy", "jax"} & set(loaded.split())
+
+
+def test_what_is_imported_is_not_looked_through_for_garbage():
+    code = "import gc; from aejax import process; process.collect_seldom(); import aejax.experiment; "
+    code += "print(*[generation['collections'] for generation in gc.get_stats()[1:]])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["0", "0"]
