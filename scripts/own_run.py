@@ -415,7 +415,8 @@ def _command(*arguments: str) -> None:
 if __name__ == "__main__":
     from aejax import process
 
-    process.keep_compiled()  # as the commands do
+    process.collect_seldom()  # as the commands do
+    process.keep_compiled()
     process.start_with_huge_pages()
     result = globals()[sys.argv[1]](**json.loads(sys.argv[2]))
     sys.stdout.write(json.dumps(result) + "\n")
