@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,10 +84,12 @@ class UserBatch(NamedTuple):
 
     Attributes:
       row: the customers' rows, scaled by `n ** item_power`.
-      overlap: `[B, U]`, c of the package's docstring.
+      known: `[B]` int32, whose row of Xw that is, where a CPU scores; else -1.
+      overlap: `[B, U]`, c of the package's docstring; 0 of whose row is known.
     """
 
     row: Batch
+    known: np.ndarray
     overlap: jax.Array
 
 
@@ -135,6 +138,7 @@ class UserWeights:
       refinement: None where M has digits enough.
       settings: of the value transform.
       beside: what a run stores beside the half of M.
+      rows: `Xw`, `[U, I]`.
     """
 
     inverse: jax.Array
@@ -145,28 +149,58 @@ class UserWeights:
     refinement: Refinement | None
     settings: EASESettings
     beside: Mapping[str, Any]
+    rows: sp.csr_array
 
     def encode(self, histories: Histories) -> UserBatch:
         """Histories of n customers -> a batch on the host."""
-        return self.batch(self.settings.history_matrix(histories))
+        matrix = self._scaled(self.settings.history_matrix(histories))
+        if self.refinement is not None or not devices.on_cpu():
+            return self._batch(matrix, np.full(matrix.shape[0], -1))
+        return self._batch(matrix, np.array([self._row_of.get(row, -1) for row in _as_bytes(matrix)]))
 
-    def batch(self, matrix: sp.csr_array) -> UserBatch:
-        """Rows of n customers, `[n, I]` float32, which are scaled in place -> a batch on the host."""
+    def scores_of_others(self, matrix: sp.csr_array) -> np.ndarray:
+        """Rows of n customers, `[n, I]` float32, scaled in place -> their scores `[n, I]`, made as those of customers
+        whom train does not have.
+        """
+        return np.asarray(self.scores(self._batch(self._scaled(matrix), np.full(matrix.shape[0], -1))))
+
+    def _scaled(self, matrix: sp.csr_array) -> sp.csr_array:
         matrix.data *= self.scale[matrix.indices]
-        overlap = solve.empty(matrix.shape[0], self.back.shape[1])
+        return matrix
+
+    @functools.cached_property
+    def _row_of(self) -> dict[bytes, int]:
+        return {row: number for number, row in enumerate(_as_bytes(self.rows))}
+
+    def _batch(self, matrix: sp.csr_array, known: np.ndarray) -> UserBatch:
+        overlap, others = solve.empty(matrix.shape[0], self.back.shape[1]), np.flatnonzero(known < 0)
+        overlap[known >= 0] = 0.0
 
         def fill(start: int, stop: int) -> None:
-            overlap[start:stop] = (matrix[start:stop] @ self.back).toarray()
+            overlap[others[start:stop]] = (matrix[others[start:stop]] @ self.back).toarray()
 
-        solve.in_blocks(len(overlap), solve.THROUGH_SPARSE, fill)
-        return UserBatch(pad_rows(matrix), overlap)  # pyright: ignore[reportArgumentType] (host until jitted)
+        solve.in_blocks(len(others), solve.THROUGH_SPARSE, fill)
+        known = known.astype(np.int32)
+        return UserBatch(pad_rows(matrix), known, overlap)  # pyright: ignore[reportArgumentType] (host until jitted)
 
     def scores(self, batch: UserBatch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better. On a CPU it waits for them: SciPy adds them up."""
-        solved = _solved(self.inverse, self.refinement, batch.overlap)
         if devices.on_cpu():
-            return jax.device_put(self._scores_by_products(np.asarray(solved), batch.row))
+            return jax.device_put(self._scores_by_products(self._solved(batch), batch.row))
+        solved = _solved(self.inverse, self.refinement, batch.overlap)
         return _user_scores(self._columns_on_device, self.own, solved, batch.row)  # pyright: ignore[reportArgumentType]
+
+    def _solved(self, batch: UserBatch) -> np.ndarray:
+        """`(c M)'`, `[U, B]`: where x is a row of Xw, and c so one of `K - 1`, one of `1 - M`, without a product."""
+        known = np.asarray(batch.known)
+        if (known < 0).any():
+            solved = np.array(_solved(self.inverse, self.refinement, batch.overlap))
+        else:
+            solved = np.empty(batch.overlap.shape[::-1], dtype=np.float32)
+        places = np.flatnonzero(known >= 0)
+        solved[:, places] = -np.asarray(self.inverse)[known[places]].T
+        solved[known[places], places] += 1.0
+        return solved
 
     @functools.cached_property
     def _columns_on_device(self) -> SparseRows:
@@ -202,6 +236,15 @@ class UserWeights:
     def state(self) -> dict[str, Any]:
         """What a run stores of it."""
         return {**lower_half(np.asarray(self.inverse)), **self.beside}
+
+
+def _as_bytes(matrix: sp.csr_array) -> list[bytes]:
+    """Rows of a CSR, which are equal where they are the same."""
+    items, values = matrix.indices.astype(np.int32), matrix.data.astype(np.float32)
+    return [
+        items[start:stop].tobytes() + values[start:stop].tobytes()
+        for start, stop in itertools.pairwise(matrix.indptr.tolist())
+    ]
 
 
 def lower_half(inverse: np.ndarray) -> dict[str, Any]:

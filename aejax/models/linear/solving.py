@@ -342,7 +342,7 @@ def _solve_users(system: System, settings: EASESettings, factors: Gram | None) -
     solution = _by_users(system, settings, factors)
     own = solution.own()
     weights = user_weights(solution, own, system.scale, settings)
-    solution.check(lambda rows: np.asarray(weights.scores(weights.batch(rows))), own, system.scale)
+    solution.check(weights.scores_of_others, own, system.scale)
     return weights
 
 
@@ -363,6 +363,7 @@ def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, set
         refinement,
         settings,
         {**solution.state(), "own": own, "scale": scale},
+        sp.csr_array(columns.T),
     )
 
 
