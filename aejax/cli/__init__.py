@@ -121,6 +121,7 @@ def fit(
       resume: go on with an interrupted fit, to the same bits.
       overwrite: replace an existing run.
     """
+    common.start()
     from aejax import experiment, registry
 
     config = common.run_config(data, model, seed)
@@ -266,6 +267,7 @@ def compare(
         validation; default checkpoints/DATA-compare-SPLIT.
       overwrite: replace an existing comparison.
     """
+    common.start()
     from aejax import experiment, runs
 
     console = make_console()
@@ -287,6 +289,7 @@ def compare(
             seeds=range(seed, seed + seeds),
             split_seeds=split_seeds,
             device=common.device,
+            deterministic=common.deterministic,
             listen=lambda name, seed, split_seed, stage, record: progress.epoch(
                 f"{name} {stage}, seed {seed}, split {split_seed}", record
             ),
@@ -321,6 +324,7 @@ def tune(
       resume: go on with an interrupted search.
       overwrite: replace an existing directory.
     """
+    common.start()
     from aejax import experiment
 
     config = common.run_config(data, model, seed)

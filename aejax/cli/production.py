@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from aejax import determinism
 from aejax.cli.options import Common
 from aejax.cli.terminal import EpochProgress, make_console
 
@@ -21,6 +22,7 @@ def refit(source: Source, run: Path, overwrite: bool = False) -> None:
       run: the new run, for recommendations; its metrics.json holds the figures of the evaluated one.
       overwrite: replace an existing run.
     """
+    _start_as(source)
     from aejax import experiment
 
     console = make_console()
@@ -51,6 +53,7 @@ def update(
       force: write it even if it is worse.
       overwrite: replace an existing run.
     """
+    _start_as(source)
     from aejax import experiment
 
     console = make_console()
@@ -108,3 +111,11 @@ def forget(source: Source, customers: Path) -> None:
     from aejax import experiment
 
     experiment.forget(source, experiment.read_customers(customers), make_console().print)
+
+
+def _start_as(source: Path) -> None:
+    """Before JAX is imported: what is computed from a run that was fitted with --deterministic is so too."""
+    from aejax import runs
+
+    if runs.read_config(source).training.deterministic:
+        determinism.ask()

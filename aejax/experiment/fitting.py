@@ -161,7 +161,7 @@ def fit(
     """
     settings = registry.make_settings(config.model, config.settings)
     with (
-        on_device(config.training.device),
+        on_device(config.training.device, deterministic=config.training.deterministic),
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
         config = resolved(config, prepared, settings)

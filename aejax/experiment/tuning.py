@@ -77,7 +77,7 @@ def tune(
             f"would search {', '.join(space)}"
         )
     with (
-        on_device(config.training.device),
+        on_device(config.training.device, deterministic=config.training.deterministic),
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
         silent = _saying_nothing(prepared.split.train, family)
