@@ -183,6 +183,26 @@ def test_what_the_dates_and_orders_cannot_carry_is_refused_by_every_command(case
     assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", LEARN)
+@pytest.mark.parametrize("model", ["ae", "ease"])
+def test_a_device_that_is_not_there_is_refused_by_every_command(command, model, place, tmp_path, capsys):
+    names = {"SHOP": place / "shop", "OUT": tmp_path / "one"}
+    arguments = [names.get(part, part.replace("MODEL", model)) for part in LEARN[command]]
+    assert run(*arguments, "--device", "tpu") == 1
+    assert capsys.readouterr().err == "aejax: --device tpu is not there; JAX finds: cpu\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refit_where_the_run_s_device_is_not_there(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["training"]["device"] = "tpu"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert run("refit", tmp_path / "run", "--run", tmp_path / "all") == 1
+    assert "--device tpu is not there; JAX finds: cpu" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_day_to_score_on_needs_dates(tmp_path, capsys):
     shop = write_shop(tmp_path / "shop")
     without("created_at")(shop)
