@@ -25,7 +25,8 @@ def ask() -> None:
         return
     if "jax" in sys.modules:
         raise InputError(
-            f"--deterministic comes too late: this process has imported JAX already; start it with XLA_FLAGS={FLAG}"
+            "for a deterministic run XLA has to be told before JAX is imported, and this process has imported it; "
+            f"start it with XLA_FLAGS={FLAG}"
         )
     os.environ["XLA_FLAGS"] = " ".join((*_flags(), FLAG))
 

@@ -249,6 +249,16 @@ def test_a_run_of_another_version(place, tmp_path, capsys):
     assert "99" in message and "version" in message and message.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", ["evaluate RUN", "recommend RUN", "refit RUN --run NEW", "update RUN SHOP --run NEW"])
+def test_a_run_that_is_not_finished_says_how_to_go_on(words, place, tmp_path, capsys):
+    (tmp_path / ".one.unfinished").mkdir()
+    names = {"RUN": tmp_path / "one", "NEW": tmp_path / "new", "SHOP": place / "shop"}
+    assert run(*(names.get(word, word) for word in words.split())) == 1
+    message = capsys.readouterr().err
+    assert "one is not finished; go on with: aejax fit" in message and message.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [".one.unfinished"]
+
+
 COMMANDS = {
     "fit": ["fit", "SHOP", "--model", "popularity", "--run", "OUT"],
     "compare": ["compare", "SHOP", "--models", "popularity", "--out", "OUT"],

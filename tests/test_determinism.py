@@ -1,6 +1,7 @@
 """What XLA is told for a GPU whose bits are the same each time, before JAX starts."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -38,7 +39,7 @@ def test_the_flag_comes_behind_the_users_own_and_once(monkeypatch, flags, then):
 
 def test_once_jax_is_imported_it_is_too_late_unless_it_was_told(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--a=1")
-    with pytest.raises(InputError, match=f"too late: .* start it with XLA_FLAGS={determinism.FLAG}"):
+    with pytest.raises(InputError, match=f"before JAX is imported, .* start it with XLA_FLAGS={determinism.FLAG}"):
         determinism.ask()
     with (
         pytest.raises(InputError, match=f"needs XLA_FLAGS={determinism.FLAG}"),
@@ -57,6 +58,8 @@ def test_once_jax_is_imported_it_is_too_late_unless_it_was_told(monkeypatch):
         ("compare DATA --models ae --deterministic", f"--a=1 {determinism.FLAG}"),
         ("refit RUN --run NEW", f"--a=1 {determinism.FLAG}"),
         ("update RUN DATA --run NEW", f"--a=1 {determinism.FLAG}"),
+        ("evaluate RUN", f"--a=1 {determinism.FLAG}"),
+        ("recommend RUN", f"--a=1 {determinism.FLAG}"),
         ("fit --help", None),
     ],
 )
@@ -82,6 +85,8 @@ def test_a_run_says_that_it_was_deterministic_and_what_comes_of_it_is_so_too(mon
     main(["compare", str(shop), "--models", "popularity", "--out", str(tmp_path / "compared"), "--deterministic"])
     for folder in (run, tmp_path / "all", tmp_path / "compared" / "best"):
         assert runs.read_config(folder).training == TrainingConfig(0, None, True)
+    shutil.move(run, run.with_name(".run.previous"))  # as where a command that replaced it was cut off
+    main(["evaluate", str(run)])
     monkeypatch.delenv("XLA_FLAGS")
     with pytest.raises(SystemExit):
         main(["refit", str(run), "--run", str(tmp_path / "again")])

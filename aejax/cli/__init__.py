@@ -9,12 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from aejax.cli import production, reading
-from aejax.cli.options import Common, Wishes
+from aejax.cli.options import Common, Wishes, start_as
 from aejax.cli.terminal import (
     EpochProgress,
     make_console,
@@ -77,6 +77,7 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
       run: a run directory.
       json: write the figures to this file as well.
     """
+    start_as(run)
     from aejax import experiment, runs
 
     console = make_console()
@@ -118,6 +119,7 @@ def recommend(
         only its customers, whom the run need not know, as if these lines were among its orders.
       join: the shop's customers: their e-mail addresses become a last column email of --out, and stand nowhere else.
     """
+    start_as(run)
     from aejax import experiment
 
     console = make_console()

@@ -157,6 +157,18 @@ class Common:
         return None if resume else dataset, run
 
 
+def start_as(run: Path) -> None:
+    """What a command on a run must do before it imports what imports JAX: what is computed from a deterministic run is
+    deterministic too.
+    """
+    from aejax import runs
+
+    runs.repair(run.parent)  # of a comparison's best run
+    runs.repair(run)
+    if run.is_dir() and runs.read_config(run).training.deterministic:  # where there is none, who loads it says why
+        determinism.ask()
+
+
 def names(given: str | None) -> tuple[str, ...]:
     """Names with commas between."""
     return tuple(name.strip() for name in (given or "").split(",") if name.strip())

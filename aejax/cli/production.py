@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aejax import determinism
-from aejax.cli.options import Common
+from aejax.cli.options import Common, start_as
 from aejax.cli.terminal import EpochProgress, make_console
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -22,7 +21,7 @@ def refit(source: Source, run: Path, overwrite: bool = False) -> None:
       run: the new run, for recommendations; its metrics.json holds the figures of the evaluated one.
       overwrite: replace an existing run.
     """
-    _start_as(source)
+    start_as(source)
     from aejax import experiment
 
     console = make_console()
@@ -53,7 +52,7 @@ def update(
       force: write it even if it is worse.
       overwrite: replace an existing run.
     """
-    _start_as(source)
+    start_as(source)
     from aejax import experiment
 
     console = make_console()
@@ -111,11 +110,3 @@ def forget(source: Source, customers: Path) -> None:
     from aejax import experiment
 
     experiment.forget(source, experiment.read_customers(customers), make_console().print)
-
-
-def _start_as(source: Path) -> None:
-    """Before JAX is imported: what is computed from a run that was fitted with --deterministic is so too."""
-    from aejax import runs
-
-    if runs.read_config(source).training.deterministic:
-        determinism.ask()
