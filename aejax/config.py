@@ -133,10 +133,13 @@ class TrainingConfig:
     Attributes:
       seed: seed of initialisation, batches, dropout and sampling.
       device: `cpu`, `gpu` or `tpu`; None: the best that JAX finds.
+      deterministic: a GPU computes the same bits each time, for which XLA has to be told before JAX starts; see
+        `determinism`. A CPU does so anyway.
     """
 
     seed: int = 0
     device: str | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.device not in (None, "cpu", "gpu", "tpu"):

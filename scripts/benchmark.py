@@ -26,6 +26,8 @@ import sides
 import tyro
 from measuring import Peer, Task, measure, show, spread, table, write
 
+from aejax import determinism
+
 AE = {"hidden": [128, 64, 32], "batch_size": 64}
 # RecBole draws z with a deviation of .01.
 MULTVAE = {"hidden": [600], "latent_dim": 200, "dropout": 0.5, "batch_size": 100, "noise": 0.01}
@@ -165,6 +167,7 @@ def tasks(
     epochs: int = 6,
     once_above: float = 120.0,
     device: str | None = None,
+    deterministic: bool = False,
     out: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Every task beside its peers and the machine's limits.
@@ -178,15 +181,20 @@ def tasks(
       epochs: of a training in each round; its first is left out (compilation).
       once_above: seconds after whose first run a peer is not run again.
       device: cpu, gpu or tpu; default: what JAX prefers.
+      deterministic: as `aejax fit` has it, for our sides and peers in JAX: run once with it and once without for its
+        cost.
       out: a folder to which benchmark.jsonl is appended.
     """
     names = [task.name for task in TASKS]
     if unknown := [name for name in only if name not in names]:
         raise SystemExit(f"--only {unknown[0]} is no task; the tasks are {', '.join(names)}")
+    if deterministic:
+        determinism.ask()
     folders = {"split": split, "shop": shop}
     here = environment([folder for folder in (split, shop) if folder], peers)
-    write(out, {"kind": "environment", **here})
-    print(f"{here['processor']}, {here['cores']} cores; {here['device']}; load {here['load']}", flush=True)
+    write(out, {"kind": "environment", **here, "deterministic": deterministic})
+    asked = ", deterministic" if deterministic else ""
+    print(f"{here['processor']}, {here['cores']} cores; {here['device']}{asked}; load {here['load']}", flush=True)
     records = []
     for task in TASKS:
         if only and task.name not in only:

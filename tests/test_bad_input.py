@@ -183,6 +183,26 @@ def test_what_the_dates_and_orders_cannot_carry_is_refused_by_every_command(case
     assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", LEARN)
+@pytest.mark.parametrize("model", ["ae", "ease"])
+def test_a_device_that_is_not_there_is_refused_by_every_command(command, model, place, tmp_path, capsys):
+    names = {"SHOP": place / "shop", "OUT": tmp_path / "one"}
+    arguments = [names.get(part, part.replace("MODEL", model)) for part in LEARN[command]]
+    assert run(*arguments, "--device", "tpu") == 1
+    assert capsys.readouterr().err == "aejax: --device tpu is not there; JAX finds: cpu\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refit_where_the_run_s_device_is_not_there(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["training"]["device"] = "tpu"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert run("refit", tmp_path / "run", "--run", tmp_path / "all") == 1
+    assert "--device tpu is not there; JAX finds: cpu" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_day_to_score_on_needs_dates(tmp_path, capsys):
     shop = write_shop(tmp_path / "shop")
     without("created_at")(shop)
@@ -227,6 +247,16 @@ def test_a_run_of_another_version(place, tmp_path, capsys):
     assert run("evaluate", tmp_path / "run") == 1
     message = capsys.readouterr().err
     assert "99" in message and "version" in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["evaluate RUN", "recommend RUN", "refit RUN --run NEW", "update RUN SHOP --run NEW"])
+def test_a_run_that_is_not_finished_says_how_to_go_on(words, place, tmp_path, capsys):
+    (tmp_path / ".one.unfinished").mkdir()
+    names = {"RUN": tmp_path / "one", "NEW": tmp_path / "new", "SHOP": place / "shop"}
+    assert run(*(names.get(word, word) for word in words.split())) == 1
+    message = capsys.readouterr().err
+    assert "one is not finished; go on with: aejax fit" in message and message.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [".one.unfinished"]
 
 
 COMMANDS = {

@@ -15,6 +15,7 @@ from aejax.interactions import Features, Histories, Interactions, Vocabulary
 from aejax.matrix import user_item_matrix
 from aejax.models import linear
 from aejax.models.linear import DANSettings, EASESettings, EDLAESettings, RDLAESettings, scoring, solving
+from aejax.models.linear.system import make_system
 
 
 def slow_twin(lines, settings):
@@ -95,18 +96,18 @@ def test_every_side_equals_the_dense_twin(tiny_lines, settings, side, by_rows, m
 @pytest.mark.parametrize("side", ["items", "users", "users-to-items"])
 def test_the_products_between_rows_of_one_ridge_serve_another(tiny_lines, settings, side, monkeypatch):
     monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
-    factors = linear.factorise(tiny_lines, dataclasses.replace(settings, l2=1000.0))
-    monkeypatch.setattr(solving, "choose_side", None)  # memory was freed since: the factors know their side
+    shared = linear.shared_gram(tiny_lines, dataclasses.replace(settings, l2=1000.0))
+    monkeypatch.setattr(solving, "choose_side", None)  # memory was freed since: what is shared knows its side
     monkeypatch.setattr(solving.solve, "gram_panels", None)
-    model = linear.fit(tiny_lines, settings, factors)
+    model = linear.fit(tiny_lines, settings, shared)
     scores = np.asarray(model.scores(model.encode(Histories(tiny_lines, None))))
     np.testing.assert_allclose(scores, slow_twin(tiny_lines, settings), atol=1e-4)
 
 
 def test_there_are_no_shared_products_with_dropout_or_beyond_what_is_exact(tiny_lines, monkeypatch):
-    assert linear.factorise(tiny_lines, EDLAESettings()) is None
+    assert linear.shared_gram(tiny_lines, EDLAESettings()) is None
     monkeypatch.setattr(solving, "EXACT", 8)
-    assert linear.factorise(tiny_lines, EASESettings()) is None
+    assert linear.shared_gram(tiny_lines, EASESettings()) is None
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ def test_an_exact_solution_is_stored_as_it_scores(tiny_lines, targets, l2, share
     """Of what is inverted in float64, with digits enough in float32 and without, alone and from shared products."""
     monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
     settings = EASESettings(l2=l2, values="quantity", targets=targets)
-    model = linear.fit(tiny_lines, settings, linear.factorise(tiny_lines, settings) if shared else None)
+    model = linear.fit(tiny_lines, settings, linear.shared_gram(tiny_lines, settings) if shared else None)
     assert isinstance(model, scoring.UserWeights) and (model.refinement is None) == (l2 == 50.0)
     runs.save_state(tmp_path / "state", model.state())
     again = linear.restore(runs.load_state(tmp_path / "state"), settings, items=len(tiny_lines.items))
@@ -290,10 +291,10 @@ def test_what_float32_cannot_tell_apart_is_refused(tiny_lines, monkeypatch):
         linear.fit(tiny_lines, EASESettings(l2=1e-5, values="quantity"))
 
 
-def scores_or_refusal(lines, settings, factors=None):
+def scores_or_refusal(lines, settings, shared=None):
     """The scores of a fit; None where it is refused as singular."""
     try:
-        model = linear.fit(lines, settings, factors)
+        model = linear.fit(lines, settings, shared)
     except InputError as problem:
         assert "leaves the system singular in float32; try a larger l2" in str(problem)
         return None
@@ -339,7 +340,7 @@ def test_a_ridge_that_fit_refuses_is_refused_with_shared_products_too(tiny_lines
     lines = tiny_lines.take(tiny_lines.user < 10)
     settings = EASESettings(l2=l2, values="quantity")
     alone = scores_or_refusal(lines, settings)
-    shared = scores_or_refusal(lines, settings, linear.factorise(lines, EASESettings(values="quantity")))
+    shared = scores_or_refusal(lines, settings, linear.shared_gram(lines, EASESettings(values="quantity")))
     assert (alone is None) == (shared is None) == (side == "items" and l2 < 0.1)
     if alone is not None and shared is not None:
         np.testing.assert_allclose(shared, alone, atol=2e-3 * np.abs(alone).max())
@@ -396,7 +397,7 @@ def test_other_targets_take_no_more_than_was_asked_for(monkeypatch):
         users=Vocabulary(np.array([f"u{number:02}" for number in range(users)], dtype=object)),
         items=Vocabulary(np.array([f"i{number:04}" for number in range(items)], dtype=object)),
     )
-    system = solving.make_system(lines, EASESettings(values="quantity", targets="binary", side="items"))
+    system = make_system(lines, EASESettings(values="quantity", targets="binary", side="items"))
     inverse = solving._items_inverse(system, EASESettings(side="items"), None)
     monkeypatch.setattr(solving, "_items_inverse", lambda *of: inverse.copy())
     tracemalloc.start()
@@ -422,7 +423,7 @@ def test_the_users_side_takes_no_more_than_was_asked_for(l2, exact, monkeypatch)
         items=Vocabulary(np.array([f"i{number:05}" for number in range(items)], dtype=object)),
     )
     settings = EASESettings(l2=l2, values="quantity", side="users")
-    system = solving.make_system(lines, settings)
+    system = make_system(lines, settings)
     assert solving._by_users(system, settings, None)._is_refined == (not exact)
     solving._solve_users(system, settings, None)  # what JAX keeps of a compilation is no part of it
     tracemalloc.start()
@@ -515,7 +516,7 @@ def test_settings_out_of_range_are_refused(changes, says):
 
 @pytest.mark.parametrize(("l2", "floats"), [(1.0, np.float32), (1e-3, np.float64)])
 def test_the_floats_are_those_in_which_what_is_left_of_a_product_keeps_its_digits(tiny_lines, l2, floats):
-    system = solving.make_system(tiny_lines, EASESettings(l2=l2))
+    system = make_system(tiny_lines, EASESettings(l2=l2))
     assert solving._by_users(system, EASESettings(l2=l2), None).inverse.dtype == floats
 
 
@@ -551,7 +552,7 @@ def test_a_weak_ridge_keeps_its_digits_when_it_is_solved_in_parts(l2, share, sid
     monkeypatch.setattr(solving, "choose_side", lambda *sizes: side)
     monkeypatch.setattr(solving, "EXACT", 0)
     lines, settings = grouped_lines(), EASESettings(l2=l2, targets=targets)
-    assert solving.dissection.choose(solving.make_system(lines, settings).inputs).leaves > 1
+    assert solving.dissection.choose(make_system(lines, settings).inputs).leaves > 1
     scores = np.asarray(linear.fit(lines, settings).scores(_encoded(lines, settings)))
     expected = slow_twin(lines, settings)
     np.testing.assert_allclose(scores, expected, atol=share * np.abs(expected).max())

@@ -21,7 +21,7 @@ import sides
 import train
 import write_inter
 
-from aejax import datasets, experiment, registry, runs
+from aejax import datasets, determinism, experiment, registry, runs
 from aejax.config import DataConfig, SplitConfig
 from aejax.evaluation import evaluate, validator
 from aejax.matrix import user_item_matrix
@@ -218,11 +218,12 @@ def test_a_task_without_its_peer_is_measured_shown_and_written(shop, tmp_path, c
     monkeypatch.setattr(sides, "run", run)
     write_inter.main(shop, tmp_path, min_customers=1, split_seeds=1)
     split, out = tmp_path / "shop-s0", tmp_path / "out"
-    benchmark.tasks(split, peers=tmp_path, only=("ae", "matrix"), repeats=1, epochs=3, out=out)
+    monkeypatch.setenv("XLA_FLAGS", determinism.FLAG)
+    benchmark.tasks(split, peers=tmp_path, only=("ae", "matrix"), repeats=1, epochs=3, deterministic=True, out=out)
     shown = capsys.readouterr().out
     assert "Keras is left out: there is no" in shown and "matrix is left out: it needs --shop" in shown
     environment, record = (json.loads(line) for line in (out / "benchmark.jsonl").read_text().splitlines())
-    assert {"processor", "git_commit", "packages", "data_sha256"} <= environment.keys()
+    assert {"processor", "git_commit", "packages", "data_sha256"} <= environment.keys() and environment["deterministic"]
     side, floor = record["sides"]["aejax"], record["floor"]
     assert side["work"]["epochs"] == 3 and side["repeats"] == 1 and side["median"] == side["values"][0]
     assert floor["share"]["median"] == pytest.approx(floor["seconds"]["median"] / side["median"])

@@ -162,9 +162,9 @@ def test_settings_out_of_range_are_refused(settings, changes, says):
 def test_a_search_finds_the_singular_vectors_once(tiny_lines, monkeypatch):
     settings = GFCFSettings(factors=5)
     alone = spectral.fit(tiny_lines, settings)
-    factors = spectral.factorise(tiny_lines, dataclasses.replace(settings, factors=1, alpha=2.0))
+    vectors = spectral.shared_vectors(tiny_lines, dataclasses.replace(settings, factors=1, alpha=2.0))
     monkeypatch.setattr(spectral, "right_singular_vectors", None)
-    shared = spectral.fit(tiny_lines, settings, factors)
+    shared = spectral.fit(tiny_lines, settings, vectors)
     histories = Histories(tiny_lines, None)
     scores, expected = (np.asarray(model.scores(model.encode(histories))) for model in (shared, alone))
     np.testing.assert_allclose(scores, expected, atol=1e-5)

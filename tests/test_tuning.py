@@ -38,7 +38,7 @@ def test_the_best_trial_is_the_settings_file_and_fit_takes_it(shop, tmp_path, ca
     assert fitted.validation == pytest.approx(best["validation"], abs=1e-6)  # from shared products in the search
 
 
-def test_trials_that_differ_in_the_ridge_share_a_factorisation(shop, tmp_path, monkeypatch):
+def test_trials_that_differ_in_the_ridge_share_the_products_between_rows(shop, tmp_path, monkeypatch):
     made = []
     original = linear.gram
     monkeypatch.setattr(linear, "gram", lambda *a: made.append(1) or original(*a))

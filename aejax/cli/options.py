@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from aejax import determinism
 from aejax.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,6 +65,14 @@ class Common:
     multiply it natively."""
     device: Literal["cpu", "gpu", "tpu"] | None = None
     """Where to compute; default: the best that JAX finds."""
+    deterministic: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Have a GPU compute the same bits each time, with slower kernels. On a CPU it changes nothing: there the bits are
+    the same anyway."""
+
+    def start(self) -> None:
+        """What a command must do before it imports what imports JAX."""
+        if self.deterministic:
+            determinism.ask()
 
     def data_config(self, data: Path) -> DataConfig:
         """What is read."""
@@ -133,7 +142,8 @@ class Common:
         from aejax.config import RunConfig, TrainingConfig
 
         given = experiment.own_settings(model, self.given_settings(), self.stored_settings())
-        return RunConfig(self.data_config(data), self.split_config(), TrainingConfig(seed, self.device), model, given)
+        training = TrainingConfig(seed, self.device, self.deterministic)
+        return RunConfig(self.data_config(data), self.split_config(), training, model, given)
 
     def read(self, data: Path, run: Path | None, resume: bool, model: str, last: str) -> tuple[Dataset | None, Path]:
         """The data, None where a run that is resumed holds them, and the run: as given, or its default place."""
@@ -145,6 +155,18 @@ class Common:
         if run is None:
             run = experiment.default_run(data, model, dataset.interactions, self.split, last)
         return None if resume else dataset, run
+
+
+def start_as(run: Path) -> None:
+    """What a command on a run must do before it imports what imports JAX: what is computed from a deterministic run is
+    deterministic too.
+    """
+    from aejax import runs
+
+    runs.repair(run.parent)  # of a comparison's best run
+    runs.repair(run)
+    if run.is_dir() and runs.read_config(run).training.deterministic:  # where there is none, who loads it says why
+        determinism.ask()
 
 
 def names(given: str | None) -> tuple[str, ...]:

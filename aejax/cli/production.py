@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aejax.cli.options import Common
+from aejax.cli.options import Common, start_as
 from aejax.cli.terminal import EpochProgress, make_console
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -21,6 +21,7 @@ def refit(source: Source, run: Path, overwrite: bool = False) -> None:
       run: the new run, for recommendations; its metrics.json holds the figures of the evaluated one.
       overwrite: replace an existing run.
     """
+    start_as(source)
     from aejax import experiment
 
     console = make_console()
@@ -51,6 +52,7 @@ def update(
       force: write it even if it is worse.
       overwrite: replace an existing run.
     """
+    start_as(source)
     from aejax import experiment
 
     console = make_console()

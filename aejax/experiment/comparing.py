@@ -61,7 +61,7 @@ class Comparison:
       best: the trial with the best validation score on the first split seed.
       settings: model -> its settings.
       logs: model -> its epoch records of the first seed and split seed.
-      device: where it was computed, as it was asked for.
+      training: where it was computed, as it was asked for, with the first seed.
     """
 
     result: dict[str, Any]
@@ -70,7 +70,7 @@ class Comparison:
     best: Trial
     settings: Mapping[str, Any]
     logs: dict[str, tuple[Mapping[str, Any], ...]]
-    device: str | None
+    training: TrainingConfig
 
 
 def compare(
@@ -82,6 +82,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     split_seeds: int = 1,
     device: str | None = None,
+    deterministic: bool = False,
     listen: Callable[[str, int, int, str, Mapping[str, float]], None] | None = None,
 ) -> Comparison:
     """Fit and evaluate several models on the same splits and users.
@@ -94,6 +95,7 @@ def compare(
       seeds: training seeds; a model without randomness is fitted once per split.
       split_seeds: number of splits.
       device: `cpu`, `gpu` or `tpu`; None: the best that JAX finds.
+      deterministic: as `TrainingConfig` has it.
       listen: told `(model, seed, split_seed, stage, record)` after every epoch.
     """
     protocol = resolve_protocol(dataset.interactions, split_config.protocol)
@@ -117,7 +119,7 @@ def compare(
                     if listen is not None:
                         listen(name, seed, split_seed, stage, record)  # noqa: B023 (called within this iteration)
 
-                with on_device(device):
+                with on_device(device, deterministic=deterministic):
                     fitted = fit_model(name, own, prepared.split, seed=seed, hooks=Hooks(heard))
                     trial = Trial(name, seed, split_seed, fitted, evaluate_test(fitted.model, prepared))
                 rows.append(_per_user(trial, prepared))
@@ -149,7 +151,7 @@ def compare(
         "best_on_validation": best.model,
         "models": models,
     }
-    return Comparison(result, per_user, first, best, settings, logs, device)
+    return Comparison(result, per_user, first, best, settings, logs, TrainingConfig(seeds[0], device, deterministic))
 
 
 def _per_user(trial: Trial, prepared: Prepared) -> pd.DataFrame:
@@ -301,7 +303,7 @@ def own_settings(name: str, given: Mapping[str, Any], stored: Mapping[str, Any])
 
 def write_comparison(comparison: Comparison, unfinished: Path) -> None:
     """comparison.json, per_user.parquet, report.html, and `best/`, a run of the model that was best on validation."""
-    with on_device(comparison.device):
+    with on_device(comparison.training.device):
         _write_comparison(comparison, unfinished)
 
 
@@ -311,10 +313,9 @@ def _write_comparison(comparison: Comparison, unfinished: Path) -> None:
         comparison.per_user.to_parquet(unfinished / "per_user.parquet", index=False)
         (unfinished / "best").mkdir()
     prepared, trial = comparison.prepared, comparison.best
+    training = dataclasses.replace(comparison.training, seed=trial.seed)
     config = resolved(
-        RunConfig(
-            prepared.data_config, prepared.split_config, TrainingConfig(trial.seed, comparison.device), trial.model, {}
-        ),
+        RunConfig(prepared.data_config, prepared.split_config, training, trial.model, {}),
         prepared,
         comparison.settings[trial.model],
     )

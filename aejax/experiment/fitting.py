@@ -17,7 +17,7 @@ from aejax.errors import InputError
 from aejax.evaluation import Evaluation, evaluate, report_metrics
 from aejax.experiment.pages import run_page, write_report
 from aejax.experiment.preparing import Prepared, on_device, prepare_dataset
-from aejax.experiment.selecting import EpochListener, Factorised, Fitted, Hooks, fit_alone
+from aejax.experiment.selecting import EpochListener, Fitted, Hooks, Shared, fit_alone
 from aejax.interactions import Dataset
 from aejax.models import Model
 from aejax.split import Split
@@ -35,7 +35,7 @@ def fit_model(
     seed: int,
     hooks: Hooks | None = None,
     validated: bool = True,
-    factorised: Factorised | None = None,
+    shared: Shared | None = None,
 ) -> Fitted:
     """Fit a model on a split: choose the number of epochs on validation, and fit once more where there is a refit.
 
@@ -47,13 +47,13 @@ def fit_model(
       hooks: told of every epoch.
       validated: score on validation what has nothing to choose, a closed form or a rule. Where there is a refit that
         takes a fit of its own; without, it is fitted once, on all of it.
-      factorised: of the train part, from fits with other settings.
+      shared: what fits of other settings to the same train part have left; None: nothing, and nothing is kept.
     """
     hooks = Hooks() if hooks is None else hooks
     family = registry.family(name)
     if family.fits_split:
         return family.fit(settings, parts, seed=seed, hooks=hooks, validated=validated)
-    return fit_alone(name, settings, parts, seed=seed, hooks=hooks, validated=validated, factorised=factorised)
+    return fit_alone(name, settings, parts, seed=seed, hooks=hooks, validated=validated, shared=shared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ def fit(
     """
     settings = registry.make_settings(config.model, config.settings)
     with (
-        on_device(config.training.device),
+        on_device(config.training.device, deterministic=config.training.deterministic),
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
         config = resolved(config, prepared, settings)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from aejax import attributes, datasets
+from aejax import attributes, datasets, determinism
 from aejax.attributes import Attribute
 from aejax.config import DataConfig, SplitConfig
 from aejax.errors import InputError
@@ -142,12 +142,18 @@ def titles(dataset: Dataset) -> pd.Series:
 
 
 @contextmanager
-def on_device(name: str | None) -> Iterator[None]:
+def on_device(name: str | None, *, deterministic: bool = False) -> Iterator[None]:
     """Everything inside runs on the first device of this kind; None: on what JAX prefers.
 
+    Args:
+      name: `cpu`, `gpu` or `tpu`.
+      deterministic: whether `determinism.ask` must have been called.
+
     Raises:
-      InputError: there is none.
+      InputError: there is none, or XLA was not told to be deterministic.
     """
+    if deterministic and not determinism.asked():
+        raise InputError(f"a deterministic run needs XLA_FLAGS={determinism.FLAG} from the start of its process")
     if name is None:
         yield
         return

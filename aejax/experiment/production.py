@@ -85,7 +85,10 @@ def refit(
     loaded = load_run(source)
     config, lines = loaded.config, loaded.prepared.interactions
     epochs = epochs_of_run(loaded, source)
-    with on_device(config.training.device), runs.whole_folder(run, overwrite=overwrite) as unfinished:
+    with (
+        on_device(config.training.device, deterministic=config.training.deterministic),
+        runs.whole_folder(run, overwrite=overwrite) as unfinished,
+    ):
         hooks = Hooks(listen)
         model = fit_on_all(config, loaded.model, lines, epochs, hooks)
         evaluated = runs.read_json(source / "metrics.json")

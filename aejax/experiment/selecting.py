@@ -51,24 +51,24 @@ class Hooks:
     log: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
 
 
-class Factorised:
-    """The last factorisation of one train part, for the settings of a model that share it."""
+class Shared:
+    """What the last fit to one train part made that a model's other settings can share, as `Shareable` has it."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
-        self._factors: Any = None
+        self._made: Any = None
 
     def fit(self, name: str, train: Interactions, settings: Any) -> Model:
         """Fit a closed form or a rule."""
         family = registry.family(name)
-        shared = family.factorisation
-        if shared is None:
+        shareable = family.shareable
+        if shareable is None:
             return family.fit(train, settings)
-        key = (name, *(getattr(settings, setting) for setting in shared.depends))
+        key = (name, *(getattr(settings, setting) for setting in shareable.depends))
         if self._key != key:
-            self._factors = None  # before the next one needs the memory
-            self._key, self._factors = key, shared.make(train, settings)
-        return family.fit(train, settings, factors=self._factors)
+            self._made = None  # before the next one needs the memory
+            self._key, self._made = key, shareable.make(train, settings)
+        return family.fit(train, settings, shared=self._made)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +96,12 @@ def fit_alone(
     seed: int,
     hooks: Hooks,
     validated: bool,
-    factorised: Factorised | None = None,
+    shared: Shared | None = None,
 ) -> Fitted:
     """Fit a model that is not made of others; for the arguments see `aejax.experiment.fit_model`."""
     if parts.refit is not None and not validated and not registry.family(name).is_network:
         return Fitted(refit_alone(name, settings, parts.refit, 0, seed=seed, hooks=hooks), None, 0, tuple(hooks.log))
-    fitted = select(name, settings, parts, seed=seed, hooks=hooks, factorised=factorised)
+    fitted = select(name, settings, parts, seed=seed, hooks=hooks, shared=shared)
     if parts.refit is None:
         return fitted
     score, epochs = fitted.validation, fitted.epochs
@@ -111,9 +111,7 @@ def fit_alone(
     )
 
 
-def select(
-    name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks, factorised: Factorised | None = None
-) -> Fitted:
+def select(name: str, settings: Any, parts: Split, *, seed: int, hooks: Hooks, shared: Shared | None = None) -> Fitted:
     """Fit on the train part, with the number of epochs chosen on validation.
 
     Args:
@@ -122,7 +120,7 @@ def select(
       parts: the split.
       seed: of everything random.
       hooks: told of every epoch.
-      factorised: what earlier settings of the same train part have left; None: nothing, and nothing is kept.
+      shared: what earlier settings of the same train part have left; None: nothing, and nothing is kept.
 
     Raises:
       InputError: the model scores NaN.
@@ -133,7 +131,7 @@ def select(
         key, _ = jax.random.split(jax.random.key(seed))
         model, progress = _train("select", name, parts.train, settings, key, validate, hooks)
         return Fitted(model, progress.best_score, progress.best_epoch, tuple(hooks.log))
-    fit = family.fit if factorised is None else partial(factorised.fit, name)
+    fit = family.fit if shared is None else partial(shared.fit, name)
     model = fit(parts.train, settings)
     _tell_of("select", model, hooks)
     score = validate(model)

@@ -13,7 +13,7 @@ from aejax.config import RunConfig
 from aejax.errors import InputError, ResourceError
 from aejax.experiment.fitting import fit_model, open_run
 from aejax.experiment.preparing import Prepared, on_device
-from aejax.experiment.selecting import Factorised, Hooks
+from aejax.experiment.selecting import Hooks, Shared
 from aejax.interactions import Dataset, Interactions, distinct
 from aejax.models import Choice, Family, Range
 
@@ -77,7 +77,7 @@ def tune(
             f"would search {', '.join(space)}"
         )
     with (
-        on_device(config.training.device),
+        on_device(config.training.device, deterministic=config.training.deterministic),
         open_run(config, run, settings, dataset=dataset, overwrite=overwrite, resume=resume) as (unfinished, prepared),
     ):
         silent = _saying_nothing(prepared.split.train, family)
@@ -85,9 +85,9 @@ def tune(
         _require_something_to_tune(space, config.model)
         log = unfinished / LOG
         runs.write_log(log, done)
-        factorised = Factorised()
+        shared = Shared()
         for number in range(len(done), trials):
-            record = _trial(optuna, done, config, space, prepared, factorised, partial(on_epoch, number))
+            record = _trial(optuna, done, config, space, prepared, shared, partial(on_epoch, number))
             runs.append_log(log, record)
             on_trial(record)
             done.append(record)
@@ -151,7 +151,7 @@ def _trial(
     config: RunConfig,
     space: Mapping[str, Range | Choice],
     prepared: Prepared,
-    factorised: Factorised,
+    shared: Shared,
     on_epoch: Callable[[Mapping[str, float]], None],
 ) -> dict[str, Any]:
     """One trial's record: `trial, state, settings, curve` (validation by epoch), and `validation` or a `message`."""
@@ -177,7 +177,7 @@ def _trial(
     try:
         select = dataclasses.replace(prepared.split, refit=None)
         seed = config.training.seed
-        fitted = fit_model(config.model, settings, select, seed=seed, hooks=Hooks(listen), factorised=factorised)
+        fitted = fit_model(config.model, settings, select, seed=seed, hooks=Hooks(listen), shared=shared)
     except optuna.TrialPruned:
         return {**record, "state": "pruned"}
     except ResourceError:

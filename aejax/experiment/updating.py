@@ -178,7 +178,10 @@ def update(
             f"after {changes.before} there are too few orders to compare the new run with the old one: {problem}"
         ) from None
     settings = registry.make_settings(config.model, config.settings)
-    with on_device(config.training.device), runs.whole_folder(run, overwrite=overwrite) as unfinished:
+    with (
+        on_device(config.training.device, deterministic=config.training.deterministic),
+        runs.whole_folder(run, overwrite=overwrite) as unfinished,
+    ):
         warm = WarmStart.of(old, prepared.interactions.items)
         hooks = Hooks(listen, resume=warm.resume)
         fitted = fit_model(

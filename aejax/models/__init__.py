@@ -121,12 +121,12 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Factorisation:
+class Shareable:
     """The costly part of a closed form, which a search makes once for all settings that it does not depend on.
 
     Attributes:
       depends: names of the settings that it depends on.
-      make: `make(train, settings)` -> what the family's `fit` takes as `factors`.
+      make: `make(train, settings)` -> what the family's `fit` takes as `shared`, which may be None.
     """
 
     depends: tuple[str, ...]
@@ -145,7 +145,7 @@ class Family:
         with `fits_split`, `fit(settings, split, seed=, hooks=, validated=)` -> what `experiment.fit_model` returns.
       restore: `restore(state, settings, items=I)` -> the `Model` whose `state()` that was.
       is_network: trained in epochs, or made of what may be: fits with other seeds differ.
-      factorisation: what `fit(train, settings, factors=)` of a closed form can share with other settings.
+      shareable: what `fit(train, settings, shared=)` of a closed form can share with other settings.
       of_attributes: settings that say something only where the data have attributes, of products or for a network of
         customers; where one of them is not 0, the model uses them.
       of_repeats: settings that say something only where products are bought again, on known dates.
@@ -159,7 +159,7 @@ class Family:
     fit: Callable[..., Any]
     restore: Callable[..., Model]
     is_network: bool
-    factorisation: Factorisation | None = None
+    shareable: Shareable | None = None
     of_attributes: tuple[str, ...] = ()
     of_repeats: tuple[str, ...] = ()
     needs_attributes: bool = False

@@ -47,7 +47,7 @@ from aejax import memory
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
 from aejax.matrix import ValueSettings, check_counts, check_not_negative, check_positive, from_state, to_state
-from aejax.models import Choice, Factorisation, Family, Range
+from aejax.models import Choice, Family, Range, Shareable
 
 START_SEED = 0
 MOST_FACTORS = 512  # that a search tries
@@ -297,25 +297,25 @@ def _normalised(train: Interactions, settings: FilterSettings) -> tuple[sp.csr_a
     return normal, root.astype(np.float32)
 
 
-def factorise(train: Interactions, settings: FilterSettings) -> np.ndarray:
+def shared_vectors(train: Interactions, settings: FilterSettings) -> np.ndarray:
     """The singular vectors `[n, I]` of which filters of fewer factors take the first."""
     normal, _ = _normalised(train, settings)
     return right_singular_vectors(normal, min(max(settings.factors, MOST_FACTORS), normal.shape[0], normal.shape[1]))
 
 
-def fit(train: Interactions, settings: SpectralSettings, factors: np.ndarray | None = None) -> SpectralFilter:
+def fit(train: Interactions, settings: SpectralSettings, shared: np.ndarray | None = None) -> SpectralFilter:
     """Normalise the matrix and find its largest singular vectors.
 
     Args:
       train: purchases.
       settings: of the model.
-      factors: `factorise` of the same purchases; None: no more vectors are found than these settings need.
+      shared: `shared_vectors` of the same purchases; None: no more vectors are found than these settings need.
     """
     normal, root = _normalised(train, settings)
     wanted = min(settings.factors, normal.shape[0], normal.shape[1])
-    if factors is None or len(factors) < wanted:
-        factors = right_singular_vectors(normal, wanted)
-    return _assemble(normal, factors[:wanted], root, settings)
+    if shared is None or len(shared) < wanted:
+        shared = right_singular_vectors(normal, wanted)
+    return _assemble(normal, shared[:wanted], root, settings)
 
 
 def restore(state: dict[str, Any], settings: SpectralSettings, *, items: int) -> SpectralFilter:
@@ -324,14 +324,14 @@ def restore(state: dict[str, Any], settings: SpectralSettings, *, items: int) ->
     return _assemble(normal, np.asarray(state["low_pass"]), np.asarray(state["root"]), settings)
 
 
-FACTORISATION = Factorisation(("values", "half_life"), factorise)
+SHAREABLE = Shareable(("values", "half_life"), shared_vectors)
 GFCF = Family(
     GFCFSettings,
     {"factors": Range(16, MOST_FACTORS, log=True), "alpha": Range(0.01, 3.0, log=True)},
     fit,
     restore,
     is_network=False,
-    factorisation=FACTORISATION,
+    shareable=SHAREABLE,
 )
 BSPM = Family(
     BSPMSettings,
@@ -345,5 +345,5 @@ BSPM = Family(
     fit,
     restore,
     is_network=False,
-    factorisation=FACTORISATION,
+    shareable=SHAREABLE,
 )

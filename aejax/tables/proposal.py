@@ -110,7 +110,7 @@ def _look(path: Path) -> _Look:
     if file.grid is not None:
         table = file.grid.read(file.header).slice(0, _ROWS)
         return _Look(path, file.header, [table[name].to_pylist() for name in file.header])
-    rows = [cells for _, cells in islice(text.records(file), 1, _ROWS + 1) if len(cells) == len(file.header)]
+    rows = [cells for _, cells in islice(file.records(), 1, _ROWS + 1) if len(cells) == len(file.header)]
     return _Look(path, file.header, list(zip(*rows, strict=True)) or [()] * len(file.header))
 
 

@@ -10,7 +10,6 @@ Nothing here guesses a type: `007` stays `007`. What a cell means is decided els
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import difflib
 import io
@@ -28,15 +27,13 @@ import pyarrow.csv as pa_csv
 from aejax.errors import InputError
 from aejax.interactions import Vocabulary
 from aejax.quality import masked_text, shown
-from aejax.tables import grids, sources
+from aejax.tables import grids, records, sources
 from aejax.tables.grids import Grid
 
 SUFFIXES = (*sources.TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in sources.TEXT_SUFFIXES), ".zip", *grids.SUFFIXES)
 SEPARATORS = ",;\t|"
 _SAMPLE = 50  # records by which a separator is recognised
 _BLOCK = 2 << 20  # of pyarrow: larger ones take more memory, and of smaller ones each has its own distinct values
-_LARGEST_RECORD = 64 << 20
-csv.field_size_limit(_LARGEST_RECORD)
 _CODED = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -82,6 +79,10 @@ class TextFile:
         """The names that do not stand in the file as they are used."""
         header = ("\ufeff" * self.marked + name if n == 0 else name for n, name in enumerate(self.header))
         return {old: new for old, new in zip(header, self.names, strict=False) if old != new}
+
+    def records(self) -> Iterator[tuple[int, list[str]]]:
+        """`records.of_file`, the header's first where it has one."""
+        return records.of_file(self.path, self.encoding, self.separator, self.quoted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _opened(
     if scan.encoding != "utf-8" and encoding is None:
         known = {"cp1252": "Windows-1252"}.get(scan.encoding, scan.encoding.upper())
         told = (f"{path.name} is not UTF-8; it was read as {known}",)
-    start = _records_of(path, scan.encoding, separator or ",", quoted)
+    start = records.of_file(path, scan.encoding, separator or ",", quoted)
     if next((record for _, record in start if any(cell.strip() for cell in record)), None) is None:
         raise InputError(f"{path.name} is empty: it has no header line; export it again")
     if separator is None:
@@ -175,7 +176,7 @@ def _opened(
         if separator != ",":
             named = {"\t": "tabs"}.get(separator, f'"{separator}"')
             told += (f"the cells of {path.name} are separated by {named}",)
-    _, cells = next((line, record) for line, record in _records_of(path, scan.encoding, separator, quoted) if record)
+    _, cells = next(records.of_file(path, scan.encoding, separator, quoted))
     header = tuple(cells)
     return TextFile(
         path,
@@ -210,8 +211,8 @@ def _separator(path: Path, encoding: str) -> str:
     """The separator under which most of the first records have as many cells as the header, then the most cells."""
     best, fit = ",", (0.0, 0)
     for separator in SEPARATORS:
-        records = _records_of(path, encoding, separator, quoted=True)
-        cells = [len(record) for _, record in islice(((n, record) for n, record in records if record), _SAMPLE)]
+        first = islice(records.of_file(path, encoding, separator, quoted=True), _SAMPLE)
+        cells = [len(record) for _, record in first]
         own = (cells.count(cells[0]) / len(cells), cells[0])
         if cells[0] > 1 and own > fit:
             best, fit = separator, own
@@ -272,14 +273,14 @@ def read_columns(file: TextFile, columns: Sequence[str], *, coded: bool = True) 
             table = pa.table({name: table[name].dictionary_encode() for name in wanted})
     else:
         if file.quotes % 2:
-            _check_quotes(file)
+            records.check_quotes(file.path, file.encoding, file.separator)
         try:
             table = _read_csv(file, wanted, _CODED if coded else pa.string(), _BLOCK)
         except pa.ArrowInvalid as problem:
             if "straddling" not in str(problem):
                 raise _explained(file, problem) from None
             try:  # a record that is longer than two blocks
-                table = _read_csv(file, wanted, _CODED if coded else pa.string(), _LARGEST_RECORD)
+                table = _read_csv(file, wanted, _CODED if coded else pa.string(), records.LARGEST)
             except pa.ArrowInvalid as again:
                 raise _explained(file, again) from None
     if table.num_rows == 0:
@@ -335,10 +336,10 @@ def physical_lines(file: TextFile, rows: Iterable[int]) -> list[int]:
     if file.grid is not None:
         return file.grid.lines(rows)
     last = max(rows)
-    if _a_line_each(file, last + 2):
+    if records.a_line_each(file.path, file.encoding, file.quoted, last + 2):
         return [row + (2 if file.header else 1) for row in rows]
     start_of = dict.fromkeys(rows, 0)
-    for row, (line, _) in enumerate(records(file), start=-1 if file.header else 0):
+    for row, (line, _) in enumerate(file.records(), start=-1 if file.header else 0):
         if row in start_of:
             start_of[row] = line
         if row == last:
@@ -376,78 +377,12 @@ def _content(file: TextFile) -> BinaryIO:
         return io.BytesIO(content.read().replace(file.separator.encode(), b"\t"))
 
 
-def _cells(line: str, separator: str) -> list[str]:
-    """The cells of a line without quotes; none where the line is blank."""
-    line = line.rstrip("\r\n")
-    return line.split(separator) if line else []
-
-
-def records(file: TextFile) -> Iterator[tuple[int, list[str]]]:
-    """The physical line where each record starts, header included, and its cells. Blank lines are none.
-
-    Slow (a second for a million lines): only for a file with something to report, or for its first records.
-    """
-    for line, record in _records_of(file.path, file.encoding, file.separator, file.quoted):
-        if record:
-            yield line, record
-
-
-def _records_of(path: Path, encoding: str, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    """The physical line where each record starts, and its cells; none for a blank line."""
-    content = sources.open_utf8(path, encoding)
-    with io.TextIOWrapper(content, encoding="utf-8-sig", errors="replace", newline="") as lines:
-        if quoted:
-            reader = csv.reader(lines, delimiter=separator)
-            start = 1
-            try:
-                for record in reader:
-                    yield start, record
-                    start = reader.line_num + 1
-            except csv.Error:
-                raise InputError(
-                    f"{path.name}:{start}: a cell of more than {_LARGEST_RECORD:,} characters; "
-                    'a quote (") may open it that nothing closes'
-                ) from None
-        else:
-            for start, line in enumerate(lines, start=1):
-                yield start, _cells(line, separator)
-
-
-def _a_line_each(file: TextFile, lines: int) -> bool:
-    """Whether each of the first records surely is one of the first `lines`: there are no quotes and no blank lines."""
-    before = b"\n"
-    for chunk in sources.chunks(file.path, file.encoding):
-        joined = before + chunk
-        if (file.quoted and b'"' in chunk) or any(blank in joined for blank in (b"\n\n", b"\n\r", b"\r\r")):
-            return False
-        lines -= chunk.count(b"\n")
-        if lines < 0:
-            break
-        before = chunk[-1:]
-    return True
-
-
-def _check_quotes(file: TextFile) -> None:
-    """An odd number of quotes: one may never be closed, and would swallow the rest of the file in silence."""
-    content = sources.open_utf8(file.path, file.encoding)
-    with io.TextIOWrapper(content, encoding="utf-8", errors="replace", newline="") as lines:
-        reader = csv.reader(lines, delimiter=file.separator, strict=True)
-        start = 1
-        try:
-            for _ in reader:
-                start = reader.line_num + 1
-        except csv.Error:
-            raise InputError(
-                f'{file.path.name}:{start}: a quote (") opens a cell and is not closed; close it, or double it'
-            ) from None
-
-
 def _explained(file: TextFile, problem: pa.ArrowInvalid) -> InputError:
     """The error that stands for pyarrow's."""
     if "UTF8" in str(problem):
         return sources.not_utf8(file.path)
     expected, count = len(file.names), 0
-    for line, cells in records(file):
+    for line, cells in file.records():
         count += 1
         if len(cells) != expected:
             return InputError(

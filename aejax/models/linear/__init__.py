@@ -63,7 +63,7 @@ import numpy as np
 
 from aejax import solve
 from aejax.interactions import Interactions
-from aejax.models import Choice, Factorisation, Family, Range
+from aejax.models import Choice, Family, Range, Shareable
 from aejax.models.linear.scoring import ItemWeights, UserWeights
 from aejax.models.linear.settings import DANSettings, EASESettings, EDLAESettings, RDLAESettings
 from aejax.models.linear.solving import (
@@ -71,30 +71,30 @@ from aejax.models.linear.solving import (
     Gram,
     UserSolution,
     gram,
-    make_system,
     multiplied_out,
     side_of,
     user_weights,
 )
+from aejax.models.linear.system import make_system
 
 
-def fit(train: Interactions, settings: EASESettings, factors: Gram | None = None) -> ItemWeights | UserWeights:
+def fit(train: Interactions, settings: EASESettings, shared: Gram | None = None) -> ItemWeights | UserWeights:
     """Solve for the weights.
 
     Args:
       train: purchases.
       settings: of the model.
-      factors: `factorise` of the same purchases and of settings that differ in no name of `FACTORISATION.depends`;
-        None: they are made for these settings alone.
+      shared: `shared_gram` of the same purchases and of settings that differ in no name of `SHAREABLE.depends`; None:
+        what these settings take is made for them alone.
 
     Raises:
       InputError: the system is singular in float32.
       ResourceError: no side fits in memory; said before anything is allocated.
     """
     system = make_system(train, settings)
-    side = side_of(system, settings) if factors is None else factors.side
+    side = side_of(system, settings) if shared is None else shared.side
     try:
-        return SOLVERS[side](system, settings, factors)
+        return SOLVERS[side](system, settings, shared)
     except np.linalg.LinAlgError:
         raise solve.singular(settings.l2) from None
 
@@ -109,7 +109,7 @@ def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> 
     return multiplied_out(solution, scale, settings)[0]
 
 
-def factorise(train: Interactions, settings: EASESettings) -> Gram | None:
+def shared_gram(train: Interactions, settings: EASESettings) -> Gram | None:
     """What fits of any ridge `l2` without dropout share: the products between the rows of the smaller side.
 
     With `L = l2 D` the side is `K / l2 + 1` in coordinates in which K does not depend on l2. None beyond `EXACT` rows,
@@ -118,8 +118,8 @@ def factorise(train: Interactions, settings: EASESettings) -> Gram | None:
     return None if settings.dropout else gram(make_system(train, settings), settings)
 
 
-FACTORISATION = Factorisation(
-    ("values", "half_life", "l2_power", "user_power", "dropout", "attribute_weight", "side"), factorise
+SHAREABLE = Shareable(
+    ("values", "half_life", "l2_power", "user_power", "dropout", "attribute_weight", "side"), shared_gram
 )
 _RIDGE = {
     "l2": Range(10.0, 5_000.0, log=True),
@@ -134,7 +134,7 @@ _KNOWN: dict[str, Any] = {
     "of_attributes": ("attribute_weight",),
     "of_repeats": ("values",),
 }
-EASE = Family(EASESettings, _RIDGE, fit, restore, factorisation=FACTORISATION, **_KNOWN)
+EASE = Family(EASESettings, _RIDGE, fit, restore, shareable=SHAREABLE, **_KNOWN)
 EDLAE = Family(EDLAESettings, _DROPOUT, fit, restore, **_KNOWN)
 RDLAE = Family(RDLAESettings, {**_DROPOUT, "xi": Range(0.0, 0.8)}, fit, restore, **_KNOWN)
 DAN = Family(

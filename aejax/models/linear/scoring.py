@@ -243,7 +243,7 @@ def _as_bytes(matrix: sp.csr_array) -> list[bytes]:
     items, values = matrix.indices.astype(np.int32), matrix.data.astype(np.float32)
     return [
         items[start:stop].tobytes() + values[start:stop].tobytes()
-        for start, stop in itertools.pairwise(matrix.indptr.tolist())
+        for start, stop in itertools.pairwise(map(int, matrix.indptr))
     ]
 
 

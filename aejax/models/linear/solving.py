@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,11 @@ import scipy.sparse as sp
 
 from aejax import devices, dissection, memory, solve
 from aejax.batching import pad_rows, sparse_rows
-from aejax.interactions import Interactions
-from aejax.matrix import from_state, scale_rows, to_state, weighted_rows
+from aejax.matrix import from_state, scale_rows, to_state
 from aejax.models.linear.accuracy import check_scores
-from aejax.models.linear.pseudo_users import attribute_rows
 from aejax.models.linear.scoring import ItemWeights, Refinement, UserWeights, lower_half, whole_of
 from aejax.models.linear.settings import EASESettings
+from aejax.models.linear.system import System
 
 # A row of a matrix between products that is read costs a CPU's memory as much time as so many multiplications of a row
 # cost its cores.
@@ -77,43 +76,6 @@ def memory_needed(side: str, users: int, items: int) -> float:
     return 4.0 * floats
 
 
-class System(NamedTuple):
-    """What is solved.
-
-    Attributes:
-      inputs: Xw, `[U, I]`, customers without a purchase left out; below it the pseudo-users, if there are any.
-      targets: Yw; the same object where Y = X.
-      energy: the diagonal of `X' W X`, `[I]`.
-      direction: D of `L = l2 D` without dropout, `[I]`.
-      ridge: the diagonal of L, `[I]`.
-      scale: `n ** item_power`, `[I]`.
-    """
-
-    inputs: sp.csr_array
-    targets: sp.csr_array
-    energy: np.ndarray
-    direction: np.ndarray
-    ridge: np.ndarray
-    scale: np.ndarray
-
-
-def make_system(train: Interactions, settings: EASESettings) -> System:
-    """The weighted matrix with its ridge."""
-    inputs, kept, root_weight, customers, energy = weighted_rows(settings.train_matrix(train), settings.user_power)
-    targets = inputs
-    if not settings.predicts_inputs:
-        targets = scale_rows(settings.target_matrix(train)[kept], root_weight)
-    if settings.attribute_weight:
-        rows = attribute_rows(train, settings.attribute_weight)
-        is_other = targets is not inputs
-        inputs = sp.csr_array(sp.vstack([inputs, rows], format="csr"))
-        targets = sp.csr_array(sp.vstack([targets, rows], format="csr")) if is_other else inputs
-        energy = energy + np.asarray(rows.multiply(rows).sum(axis=0), dtype=np.float64).ravel()
-    direction = customers**settings.l2_power
-    ridge = settings.l2 * direction + settings.dropout / (1 - settings.dropout) * energy
-    return System(inputs, targets, energy, direction, ridge, customers**settings.item_power)
-
-
 def side_of(system: System, settings: EASESettings) -> str:
     """`choose_side` for a system."""
     inputs = system.inputs
@@ -157,20 +119,20 @@ def _multiplier(own: np.ndarray, diagonal: np.ndarray, xi: float) -> np.ndarray:
     return (np.maximum(excess, 0.0) if xi else excess) / diagonal
 
 
-def _items_inverse(system: System, settings: EASESettings, factors: Gram | None) -> np.ndarray:
+def _items_inverse(system: System, settings: EASESettings, shared: Gram | None) -> np.ndarray:
     """P of the package's docstring, `[I, I]` float32."""
     inputs, ridge = system.inputs, system.ridge
-    if factors is not None:
+    if shared is not None:
         root = np.sqrt(system.ridge)
-        return (factors.inverse(settings.l2) / root[:, None] / root).astype(np.float32)
+        return (shared.inverse(settings.l2) / root[:, None] / root).astype(np.float32)
     panel = solve.gram_panels(sp.csr_array(inputs.T), inputs, ridge)
     return solve.inverse(panel, inputs.shape[1])
 
 
-def _solve_items(system: System, settings: EASESettings, factors: Gram | None) -> ItemWeights:
+def _solve_items(system: System, settings: EASESettings, shared: Gram | None) -> ItemWeights:
     inputs, targets, energy, _, ridge, scale = system
     count = inputs.shape[1]
-    inverse = _items_inverse(system, settings, factors)
+    inverse = _items_inverse(system, settings, shared)
     diagonal = inverse.diagonal().astype(np.float64)
     # What was shared, which is in float64, is held to it too: settings that a search chooses must be fit's to take.
     solve.check_digits(1.0 / (diagonal * (energy + ridge)), np.float32)
@@ -255,7 +217,11 @@ class UserSolution:
         return _plus_scaled(answers, solved, own), own
 
     def check(self, scores: Callable[[sp.csr_array], np.ndarray], own: np.ndarray, scale: np.ndarray) -> None:
-        """`check_scores` of what is made of it."""
+        """`check_scores` of what is made of it, unless no one has two products: then every score is 0, of whatever l2,
+        and the error of a score is all that there is of it.
+        """
+        if not self.xi and np.bincount(self.columns.indices).max() < 2:
+            return
         parts = {"inverse": self.inverse, "columns": self.columns, "targets": self.targets, "ridge": self.ridge}
         check_scores(scores, own, scale, **parts)
 
@@ -284,8 +250,8 @@ def _plus_scaled(answers: np.ndarray, solved: np.ndarray, own: np.ndarray) -> np
     return solved.astype(np.float32, copy=False)
 
 
-def _by_users(system: System, settings: EASESettings, factors: Gram | None) -> UserSolution:
-    inverse, order = _users_inverse(system, settings, factors)
+def _by_users(system: System, settings: EASESettings, shared: Gram | None) -> UserSolution:
+    inverse, order = _users_inverse(system, settings, shared)
     columns = targets = sp.csr_array(system.inputs[order].T)
     if system.targets is not system.inputs:
         targets = sp.csr_array(system.targets[order].T)
@@ -295,15 +261,15 @@ def _by_users(system: System, settings: EASESettings, factors: Gram | None) -> U
 
 
 def _users_inverse(
-    system: System, settings: EASESettings, factors: Gram | None
+    system: System, settings: EASESettings, shared: Gram | None
 ) -> tuple[np.ndarray, np.ndarray | slice]:
     """M of the package's docstring, `[U, U]`, and the order in which its rows have the customers of train, on which no
     score depends.
     """
     inputs, ridge = system.inputs, system.ridge
     users, as_they_are = inputs.shape[0], slice(None)
-    if factors is not None:
-        return factors.inverse(settings.l2), as_they_are
+    if shared is not None:
+        return shared.inverse(settings.l2), as_they_are
     if users > EXACT and devices.on_cpu():  # an accelerator is quicker with the inverse as a whole than a CPU in parts
         plan = dissection.choose(inputs)
         return dissection.inverse(inputs, ridge, plan), plan.order
@@ -338,8 +304,8 @@ def _times(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
     return np.asarray(sparse @ dense)
 
 
-def _solve_users(system: System, settings: EASESettings, factors: Gram | None) -> UserWeights:
-    solution = _by_users(system, settings, factors)
+def _solve_users(system: System, settings: EASESettings, shared: Gram | None) -> UserWeights:
+    solution = _by_users(system, settings, shared)
     own = solution.own()
     weights = user_weights(solution, own, system.scale, settings)
     solution.check(weights.scores_of_others, own, system.scale)
@@ -367,8 +333,8 @@ def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, set
     )
 
 
-def _solve_users_to_items(system: System, settings: EASESettings, factors: Gram | None) -> ItemWeights:
-    solution = _by_users(system, settings, factors)
+def _solve_users_to_items(system: System, settings: EASESettings, shared: Gram | None) -> ItemWeights:
+    solution = _by_users(system, settings, shared)
     model, own = multiplied_out(solution, system.scale, settings)
     solution.check(lambda rows: np.asarray(model.scores(pad_rows(rows))), own, system.scale)
     return model
