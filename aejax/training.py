@@ -153,8 +153,8 @@ def make_epoch(
 ) -> Callable[[TrainState[Params], jax.Array], tuple[TrainState[Params], jax.Array]]:
     """One epoch as one compiled function: `(state, epoch_key) -> (state, mean loss over examples and passes)`.
 
-    `step` is `train_step` or one like it, of its optimizer. The state is donated. Each pass is a scan over the batches of an order of its own; a loss is traced once for each
-    shape of a batch.
+    The state is donated. Each pass is a scan over the batches of an order of its own; a loss is traced once for each
+    shape of a batch. `step` is `train_step` or one like it, of the optimizer.
     """
 
     def one_pass(data: Any, loss: Callable[..., jax.Array], state: TrainState, pass_key: jax.Array):
