@@ -62,7 +62,7 @@ def lazy_step(
     """`training.train_step` by lazy Adam."""
     matrix, rest = _at(state.params, optimizer.rows), _with(state.params, optimizer.rows, None)
     opt_state: Any = state.opt_state
-    of_rest, *moments = opt_state
+    of_rest, first, second = opt_state
 
     def mean_loss(rest: Any, offset: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
         # The matrix itself is a constant: its gradient is the product of the rows read and the offset's gradient.
@@ -77,9 +77,9 @@ def lazy_step(
     updates, of_rest = adam.update(grads, of_rest, rest)
     rest = optax.apply_updates(rest, updates)
     cells = batching.Batch(items, values)
-    matrix, *moments = update_rows(matrix, *moments, state.step + 1, cells, outer, optimizer.learning_rate)
+    matrix, first, second = update_rows(matrix, first, second, state.step + 1, cells, outer, optimizer.learning_rate)
     params = _with(rest, optimizer.rows, matrix)
-    return TrainState(params, (of_rest, *moments), state.step + 1), total  # pyright: ignore[reportArgumentType]
+    return TrainState(params, (of_rest, first, second), state.step + 1), total  # pyright: ignore[reportArgumentType]
 
 
 def update_rows(
