@@ -311,7 +311,8 @@ def train_network(
     if lazy and rows is None:
         raise InputError(
             'optimizer is "lazy-adam", and this network as it is set has no input layer of which a batch moves the '
-            "rows of its own products alone (attributes and a penalty on its weights move all); use --set optimizer=adam"
+            "rows of its own products alone (attributes and a penalty on its weights move all of them); use --set "
+            "optimizer=adam"
         )
     batch_size = min(settings.batch_size, examples.count)
     init_key, train_key = jax.random.split(key)
