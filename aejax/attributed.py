@@ -223,9 +223,10 @@ def fit_and_restore(
     loss: Callable[[Any, int], Callable[..., jax.Array]],
     *,
     unit: bool,
+    rows: Callable[[Any], network.Path | None],
 ) -> tuple[Callable[..., tuple[Network, Progress]], Callable[..., Network]]:
     """`network.fit_and_restore` for a family whose settings are `AttributedSettings` and whose module has ends."""
-    plain_fit, plain_restore = network.fit_and_restore(build, loss, unit=unit)
+    plain_fit, plain_restore = network.fit_and_restore(build, loss, unit=unit, rows=rows)
 
     def fit(train: Interactions, settings: AttributedSettings, **training: Any) -> tuple[Network, Progress]:
         if not settings.attributes:

@@ -29,6 +29,31 @@ CELLS_PER_STEP = 8
 DENSE_CELLS = 2**24
 
 
+class Tap:
+    """What an optimizer learns of a product of a batch's rows with a matrix, instead of the matrix's gradient `[I, D]`.
+
+    It lives while a loss is traced. The product is one; another one of the same batch would be left out, so it fails.
+
+    Attributes:
+      offset: `[B, D]` zeros that are added to the product: their gradient is the product's.
+    """
+
+    def __init__(self, offset: jax.Array):
+        self.offset = offset
+        self._cells: tuple[jax.Array, jax.Array] | None = None
+
+    def added(self, batch: Batch, total: jax.Array) -> jax.Array:
+        """The product `[B, D]` of this batch, with the offset."""
+        assert self._cells is None, "a second product of one batch"
+        self._cells = jnp.asarray(batch.items), jnp.asarray(batch.values)
+        return total + self.offset
+
+    def cells(self) -> tuple[jax.Array, jax.Array]:
+        """Items and values `[B, L]` of the batch that was multiplied."""
+        assert self._cells is not None, "no product of the batch"
+        return self._cells
+
+
 class Batch(NamedTuple):
     """Rows of a user-item matrix.
 
@@ -41,6 +66,7 @@ class Batch(NamedTuple):
       weights: `[B, L]` float32, what a loss weighs the same cells by; None: 1, as every other cell.
       customers: rows of another matrix, `[U, Fu]`, with the features of whom the rows belong to; None where the model
         does not ask for them.
+      tap: on its product with a matrix, while a loss is traced; None: on none.
     """
 
     items: jax.Array
@@ -49,6 +75,7 @@ class Batch(NamedTuple):
     targets: jax.Array | None = None
     weights: jax.Array | None = None
     customers: Batch | None = None
+    tap: Tap | None = None
 
 
 class SparseRows(NamedTuple):
@@ -282,6 +309,8 @@ def product(batch: Batch, matrix: jax.Array, *, by_rows: bool | None = None) -> 
       by_rows: read only the rows of the matrix that a customer's items name, one by one, instead of multiplying dense
         rows: what is quick on a CPU for short histories. None: on a CPU where the padded length is a small share of I.
     """
+    if batch.tap is not None:
+        return batch.tap.added(batch, product(batch._replace(tap=None), matrix, by_rows=by_rows))
     if by_rows is None:
         by_rows = is_short(batch.items.shape[1], matrix.shape[0])
     if by_rows and devices.on_cpu():

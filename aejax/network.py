@@ -22,9 +22,14 @@ from flax import nnx
 from aejax import batching, devices, memory
 from aejax.errors import InputError, nearest
 from aejax.interactions import Histories, Interactions
+from aejax.lazy_adam import LazyAdam, lazy_step
 from aejax.matrix import TargetSettings, check_counts, check_positive, check_shares, check_values, user_item_matrix
 from aejax.precision import PRECISIONS, matmul, products_in
-from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase
+from aejax.training import Phase, Progress, init_progress, init_state, make_epoch, run_epochs, single_phase, train_step
+
+OPTIMIZERS = ("adam", "lazy-adam")
+# Keys that lead from a network's parameters to a matrix.
+Path = tuple[str | int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +38,9 @@ class TrainingSettings:
 
     Attributes:
       batch_size: examples in an update.
-      learning_rate: of Adam.
+      learning_rate: of the optimizer.
+      optimizer: `adam`, or `lazy-adam`, which leaves the rows of an input layer alone that a batch does not read; see
+        `aejax.lazy_adam`.
       epochs: the most epochs.
       patience: epochs without a better validation NDCG@100 before training stops.
       averaging: what is validated and kept is the mean of the parameters over the epochs, in which each weighs this
@@ -48,6 +55,7 @@ class TrainingSettings:
     patience: int = 20
     averaging: float = 0.0
     precision: str = "float32"
+    optimizer: str = "adam"
 
     def __post_init__(self) -> None:
         check_counts(self, "batch_size", "epochs", "patience")
@@ -55,6 +63,8 @@ class TrainingSettings:
         check_shares(self, "averaging")
         if self.precision not in PRECISIONS:
             raise InputError(f'precision is "{self.precision}"; {nearest(self.precision, PRECISIONS)}')
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f'optimizer is "{self.optimizer}"; {nearest(self.optimizer, OPTIMIZERS)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +284,7 @@ def train_network(
     on_epoch: Callable[[Progress, dict[str, float]], None],
     resume: Callable[[Progress], Progress],
     beside: int = 0,
+    rows: Path | None = None,
 ) -> tuple[FittedNetwork, Progress]:
     """Train a module on examples of any kind.
 
@@ -290,16 +301,26 @@ def train_network(
       on_epoch: told the progress after every epoch.
       resume: given the progress before the first epoch, returns where to start: that, or a stored one.
       beside: how many numbers an update holds beside parameters and scores.
+      rows: of an input layer `[I, H]` that the loss reads by one product with a batch's rows and in no other way, which
+        lazy Adam updates by rows; None: it has none.
 
     Returns:
       The network of the best epoch, and the progress at the end.
     """
+    lazy = settings.optimizer == "lazy-adam"
+    if lazy and rows is None:
+        raise InputError(
+            'optimizer is "lazy-adam", and this network as it is set has no input layer of which a batch moves the '
+            "rows of its own products alone (attributes and a penalty on its weights move all of them); use --set "
+            "optimizer=adam"
+        )
     batch_size = min(settings.batch_size, examples.count)
     init_key, train_key = jax.random.split(key)
     _require_memory(build, items, batch_size, beside)
     graphdef, variables = nnx.split(build(items, rngs=nnx.Rngs(params=init_key)))
     params = nnx.to_pure_dict(variables)
-    optimizer = optax.adam(settings.learning_rate)
+    rate = settings.learning_rate
+    optimizer, step = (LazyAdam(rate, rows), lazy_step) if lazy and rows else (optax.adam(rate), train_step)
 
     def merged(phase: Phase) -> Phase:
         def loss(params: dict[str, Any], start: dict[str, Any], *example: Any) -> jax.Array:
@@ -310,7 +331,7 @@ def train_network(
 
     phases = [merged(phase) for phase in (single_phase(loss) if callable(loss) else loss)]
     progress = run_epochs(
-        make_epoch(examples, batch_size=batch_size, phases=phases, optimizer=optimizer),
+        make_epoch(examples, batch_size=batch_size, phases=phases, optimizer=optimizer, step=step),
         resume(init_progress(init_state(params, optimizer, [phase.part for phase in phases]), settings.averaging)),
         key=train_key,
         epochs=settings.epochs,
@@ -351,6 +372,7 @@ def fit_and_restore(
     loss: Callable[[Any, int], Callable[..., jax.Array] | Sequence[Phase]],
     *,
     unit: bool,
+    rows: Callable[[Any], Path | None] = lambda settings: None,
 ) -> tuple[Callable[..., tuple[Network, Progress]], Callable[..., Network]]:
     """The `fit` and `restore` of a family of networks.
 
@@ -358,10 +380,12 @@ def fit_and_restore(
       build: settings -> `build(items, rngs=...)` of its module.
       loss: settings and the number of users trained on -> the loss or the phases that `fit_network` takes.
       unit: divide inputs and targets by each user's largest value.
+      rows: settings -> the `rows` that `train_network` takes.
     """
 
     def fit(train: Interactions, settings: NetworkSettings, **training: Any) -> tuple[Network, Progress]:
         users = len(np.unique(train.user))
+        training["rows"] = rows(settings)
         return fit_network(build(settings), loss(settings, users), train, settings, unit=unit, **training)
 
     def restore(state: dict[str, Any], settings: NetworkSettings, *, items: int) -> Network:

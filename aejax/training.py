@@ -83,10 +83,10 @@ class Progress(Generic[Params]):
     averaged: Params | None = None
 
 
-def init_state(
-    params: Params, optimizer: optax.GradientTransformation, parts: Sequence[str | None] = (None,)
-) -> TrainState[Params]:
-    """The state before the first step; `parts` are those of the epoch's phases."""
+def init_state(params: Params, optimizer: Any, parts: Sequence[str | None] = (None,)) -> TrainState[Params]:
+    """The state before the first step of an optimizer, optax's or one with its `init`; `parts` are those of the epoch's
+    phases.
+    """
     tree: Any = params
     opt_state = optimizer.init(tree) if None in parts else {part: optimizer.init(tree[part]) for part in parts}
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32))  # pyright: ignore[reportArgumentType]
@@ -148,12 +148,13 @@ def make_epoch(
     *,
     batch_size: int,
     phases: Sequence[Phase],
-    optimizer: optax.GradientTransformation,
+    optimizer: Any,
+    step: Callable[..., tuple[TrainState[Any], jax.Array]] = train_step,
 ) -> Callable[[TrainState[Params], jax.Array], tuple[TrainState[Params], jax.Array]]:
     """One epoch as one compiled function: `(state, epoch_key) -> (state, mean loss over examples and passes)`.
 
     The state is donated. Each pass is a scan over the batches of an order of its own; a loss is traced once for each
-    shape of a batch.
+    shape of a batch. `step` is `train_step` or one like it, of the optimizer.
     """
 
     def one_pass(data: Any, loss: Callable[..., jax.Array], state: TrainState, pass_key: jax.Array):
@@ -162,7 +163,7 @@ def make_epoch(
         def step_of(cut: Callable[..., tuple[Any, jax.Array]], state: TrainState, index: jax.Array, chosen: jax.Array):
             batch, weight = cut(data, chosen)
             step_key = jax.random.fold_in(steps_key, index)
-            return train_step(state, batch, weight, step_key, loss=loss, optimizer=optimizer)
+            return step(state, batch, weight, step_key, loss=loss, optimizer=optimizer)
 
         def body(state: TrainState, xs: tuple[jax.Array, jax.Array, jax.Array]):
             index, chosen, shape = xs

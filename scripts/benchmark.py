@@ -35,12 +35,16 @@ RECVAE = {"hidden_dim": 600, "latent_dim": 200, "dropout": 0.5, "batch_size": 10
 # RecBole's latent_dimension counts the mean and the log-variance.
 RECBOLE_MULTVAE = "MultiVAE --batch 100 --set mlp_hidden_size=[600] latent_dimension=400 dropout_prob=0.5"
 RECBOLE_RECVAE = "RecVAE --batch 100 --set hidden_dimension=600 latent_dimension=200 dropout_prob=0.5"
+RECBOLE = Peer("RecBole MultiVAE", "recbole", RECBOLE_MULTVAE + " eval_step={epochs} --epochs {epochs} --patience 1000")
 ALL_METRICS = 'metrics=["Recall","NDCG","Precision","Hit","MAP","MRR"] topk=[10,20,50,100]'
 
 
-def training(name: str, what: str, settings: Mapping[str, Any], work: Any, *peers: Peer) -> Task:
-    """An epoch of a model; `--epochs` is added to its settings."""
-    return Task(name, what, "split", "epoch", {"model": name, "settings": settings}, "epoch_seconds", peers, work)
+def training(
+    name: str, what: str, settings: Mapping[str, Any], work: Any, *peers: Peer, model: str | None = None
+) -> Task:
+    """An epoch of a model, by default the one of that name; `--epochs` is added to its settings."""
+    options = {"model": model or name, "settings": settings}
+    return Task(name, what, "split", "epoch", options, "epoch_seconds", peers, work)
 
 
 ONE_EPOCH = {"model": "multvae", "settings": {**MULTVAE, "epochs": 1}}
@@ -58,9 +62,17 @@ TASKS = (
         "an epoch of Mult-VAE 600-200, batch 100",
         MULTVAE,
         machine.multvae_epoch,
-        Peer("RecBole MultiVAE", "recbole", RECBOLE_MULTVAE + " eval_step={epochs} --epochs {epochs} --patience 1000"),
+        RECBOLE,
         Peer("irspack MultVAE", "irspack", "--hidden 600 --latent-dim 200 --batch 100 --dropout 0.5 --epochs {epochs}"),
         Peer("Cornac VAECF", "cornac", "--hidden 600 --latent-dim 200 --batch 100 --epochs {epochs}"),
+    ),
+    training(
+        "multvae-lazy",
+        "the same in the recommended configuration: by lazy Adam",
+        {**MULTVAE, "optimizer": "lazy-adam"},
+        machine.lazy_multvae_epoch,
+        RECBOLE,
+        model="multvae",
     ),
     training(
         "recvae",

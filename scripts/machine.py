@@ -105,6 +105,13 @@ def multvae_epoch(size: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
     return _autoencoder(size, hidden, [(hidden, 2 * latent), (latent, hidden)], hidden)
 
 
+def lazy_multvae_epoch(size: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
+    """The same by lazy Adam: of the input layer only the rows of a batch's products move."""
+    work, (hidden,) = multvae_epoch(size, settings), settings["hidden"]
+    still = ADAM_BYTES * (size["items"] - size["batch_items"]) * hidden * _steps(size)
+    return dataclasses.replace(work, bytes=work.bytes - still)
+
+
 def recvae_epoch(size: Mapping[str, Any], settings: Mapping[str, Any]) -> Work:
     """An epoch of `recvae`: three passes of its encoder, which need the old posteriors once, one of its decoder."""
     users, items, cells = size["users"], size["items"], size["cells"]

@@ -388,7 +388,12 @@ def _size(train: Any, fitted: Any, settings: Mapping[str, Any]) -> dict[str, Any
     }
     if fitted is not None:
         size["parameters"] = sum(np.size(leaf) for leaf in jax.tree.leaves(fitted.state()))
-        size |= {"batch_size": settings.get("batch_size"), "dropout": settings.get("dropout", 0.0)}
+        batch_size, dropout = settings.get("batch_size"), settings.get("dropout", 0.0)
+        size |= {"batch_size": batch_size, "dropout": dropout}
+        if batch_size is not None:
+            # Products that an input keeps from a batch, as many as are expected of customers drawn one by one.
+            drawn = (1.0 - dropout) * min(1.0, batch_size / size["users"])
+            size["batch_items"] = float((1.0 - (1.0 - drawn) ** of_items).sum())
     return size
 
 

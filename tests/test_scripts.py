@@ -106,6 +106,8 @@ def test_floors_count_what_a_hand_counts():
     assert work.flops == 2 * 2 * 10 * 3 + 3 * 2 * 10 * (12 + 6 + 21)
     assert work.bytes == 28 * (8 * 3 + 4 * 4 + 3 * 3 + 4 * 7) * 3
     assert work.product == (4, 3, 7) and work.resident == 16 * 77
+    lazy = machine.lazy_multvae_epoch({**SIZE, "batch_items": 5.5}, {"hidden": [3], "latent_dim": 2})
+    assert lazy.bytes == work.bytes - 28 * 1.5 * 3 * 3 and lazy.flops == work.flops
     work = machine.ae_epoch({**SIZE, "dropout": 0.0}, {"hidden": [5, 3]})
     assert work.flops == 2 * 2 * 20 * 5 + 3 * 2 * 10 * (15 + 15 + 35)
     work = machine.recvae_epoch(SIZE, {"hidden_dim": 3, "latent_dim": 2})
@@ -137,6 +139,7 @@ def test_the_floor_moves_the_parameters_of_the_model_that_was_trained(shop, mode
     size = found["work"]
     assert (size["users"], size["items"], size["epochs"]) == (40, 16, 2)
     assert work(size, settings).bytes == 28 * size["parameters"] * 3
+    assert 0 < size["batch_items"] <= 16
 
 
 def test_the_floor_of_recvae_moves_its_parameters_pass_by_pass(tiny_lines):

@@ -72,4 +72,9 @@ SEARCH = {
     "batch_size": Choice(("50", "100", "250", "500")),
     "learning_rate": Range(1e-4, 1e-2, log=True),
 }
-FAMILY = Family(AESettings, SEARCH, *fit_and_restore(_build, lambda settings, users: _loss, unit=True), is_network=True)
+FAMILY = Family(
+    AESettings,
+    SEARCH,
+    *fit_and_restore(_build, lambda settings, users: _loss, unit=True, rows=lambda settings: ("layers", 0, "kernel")),
+    is_network=True,
+)

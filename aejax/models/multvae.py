@@ -205,6 +205,11 @@ def _loss_of(settings: MultDAESettings, users: int) -> partial[jax.Array]:
     )
 
 
+def _rows(settings: MultDAESettings) -> tuple[str | int, ...] | None:
+    """The first kernel, where nothing but its product with a batch moves it."""
+    return None if settings.weight_decay else ("encoder", 0, "kernel")
+
+
 _SHARED = {
     "attributes": Choice(("False", "True")),
     "hidden": Choice(("", "300", "600")),
@@ -216,14 +221,14 @@ _SHARED = {
 MULTDAE = Family(
     MultDAESettings,
     {**_SHARED, "weight_decay": Range(1e-3, 1.0, log=True)},
-    *fit_and_restore(_build, _loss_of, unit=False),
+    *fit_and_restore(_build, _loss_of, unit=False, rows=_rows),
     is_network=True,
     of_attributes=("attributes",),
 )
 MULTVAE = Family(
     MultVAESettings,
     {**_SHARED, "anneal_cap": Range(0.05, 1.0, log=True), "anneal_steps": Range(1_000, 200_000, log=True)},
-    *fit_and_restore(_build, _loss_of, unit=False),
+    *fit_and_restore(_build, _loss_of, unit=False, rows=_rows),
     is_network=True,
     of_attributes=("attributes",),
 )

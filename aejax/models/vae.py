@@ -119,4 +119,15 @@ SEARCH = {
     "learning_rate": Range(3e-4, 1e-2, log=True),
     "kl_weight": Range(0.01, 1.0, log=True),
 }
-FAMILY = Family(VAESettings, SEARCH, *fit_and_restore(_build, _loss_of, unit=True), is_network=True)
+FAMILY = Family(
+    VAESettings,
+    SEARCH,
+    *fit_and_restore(
+        # Without a hidden layer two kernels read the rows.
+        _build,
+        _loss_of,
+        unit=True,
+        rows=lambda settings: ("encoder", 0, "kernel") if settings.hidden else None,
+    ),
+    is_network=True,
+)
