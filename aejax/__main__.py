@@ -11,6 +11,7 @@ def main() -> None:
     """
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-") and sys.argv[1] not in process.READING:
         process.keep_compiled()
+        process.compile_loops_whole()
         process.start_with_huge_pages()
     process.collect_seldom()
     from aejax import cli

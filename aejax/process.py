@@ -23,6 +23,20 @@ MOST_BYTES = 2**28
 # default, and what a command imports and compiles is a million objects of which none is garbage.
 NEW_OBJECTS, LOOKS = 50_000, 100
 
+# A CPU runs a loop over more bytes than this (XLA: 1 KiB) as a list of kernels that a host thread starts in every turn;
+# ours over rows of matrices are short in each turn and have many.
+BACKEND_OPTIONS = "--xla_backend_extra_options"
+WHOLE_LOOPS = f"{BACKEND_OPTIONS}=xla_cpu_small_while_loop_byte_threshold=2000000000"
+
+
+def compile_loops_whole() -> None:
+    """Have XLA compile a loop without products of matrices to one kernel, with the same bits as otherwise; who has set
+    `--xla_backend_extra_options` has decided.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if BACKEND_OPTIONS not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {WHOLE_LOOPS}".strip()
+
 
 def collect_seldom() -> None:
     """Have Python look for garbage more seldom: a tenth of what a short command takes goes into it otherwise."""

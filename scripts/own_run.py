@@ -422,6 +422,7 @@ if __name__ == "__main__":
 
     process.collect_seldom()  # as the commands do
     process.keep_compiled()
+    process.compile_loops_whole()
     process.start_with_huge_pages()
     result = globals()[sys.argv[1]](**json.loads(sys.argv[2]))
     sys.stdout.write(json.dumps(result) + "\n")

@@ -14,7 +14,7 @@ from aejax import __main__, cli, process
 def fresh(monkeypatch, tmp_path):
     """A process that nobody has told anything, whose user's cache folder is in `tmp_path`."""
     for name in list(os.environ):
-        if name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "GLIBC_TUNABLES")):
+        if name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "GLIBC_TUNABLES", "XLA_FLAGS")):
             monkeypatch.delenv(name)
     # So that what the test sets is undone.
     monkeypatch.setattr(os, "environ", os.environ.copy())
@@ -67,10 +67,13 @@ def test_a_process_goes_on_where_it_is_given_huge_pages_anyway_or_never(fresh, m
     assert "GLIBC_TUNABLES" not in os.environ
 
 
-@pytest.mark.parametrize(("command", "told"), [("fit", ["kept", "pages"]), ("check", []), ("--help", []), (None, [])])
+@pytest.mark.parametrize(
+    ("command", "told"), [("fit", ["kept", "loops", "pages"]), ("check", []), ("--help", []), (None, [])]
+)
 def test_the_commands_that_compute_are_told_before_they_run(fresh, monkeypatch, command, told):
     events = []
     monkeypatch.setattr(process, "keep_compiled", lambda: events.append("kept"))
+    monkeypatch.setattr(process, "compile_loops_whole", lambda: events.append("loops"))
     monkeypatch.setattr(process, "start_with_huge_pages", lambda: events.append("pages"))
     monkeypatch.setattr(cli, "main", lambda: events.append("command"))
     monkeypatch.setattr(sys, "argv", ["aejax"] if command is None else ["aejax", command, "data"])
@@ -109,3 +112,40 @@ def test_what_is_imported_is_not_looked_through_for_garbage():
     code += f"import aejax.experiment; print({count} == before)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found == "True\n"
+
+
+def test_loops_are_compiled_whole_beside_the_users_own_flags_and_where_these_say_otherwise_not(fresh):
+    os.environ["XLA_FLAGS"] = "--xla_dump_to=x"
+    process.compile_loops_whole()
+    assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=x {process.WHOLE_LOOPS}"
+    process.compile_loops_whole()
+    assert os.environ["XLA_FLAGS"].count(process.BACKEND_OPTIONS) == 1
+    os.environ["XLA_FLAGS"] = own = f"{process.BACKEND_OPTIONS}=mine=1"
+    process.compile_loops_whole()
+    assert os.environ["XLA_FLAGS"] == own
+
+
+def test_a_network_learns_the_same_bits_whether_loops_are_compiled_whole_or_not():
+    code = """if True:
+        import hashlib, jax, jax.numpy as jnp, numpy as np
+        from aejax.batching import Batch, drop_inputs, product
+        rng = np.random.default_rng(0)
+        items = np.sort(rng.permuted(np.tile(np.arange(400), (8, 1)), axis=1)[:, :16], axis=1).astype(np.int32)
+        batch = Batch(jnp.asarray(items), jnp.asarray(rng.normal(size=items.shape), jnp.float32))
+        matrix = jnp.asarray(rng.normal(size=(400, 32)), jnp.float32)
+        def loss(matrix):
+            kept = drop_inputs(batch, 0.5, 400, dropout_key=jax.random.key(0))
+            return jnp.square(product(kept, matrix)).sum()
+        value, gradient = jax.jit(jax.value_and_grad(loss))(matrix)
+        print(hashlib.sha256(np.asarray(gradient).tobytes() + np.asarray(value).tobytes()).hexdigest())"""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for flags in ("", process.WHOLE_LOOPS)
+    ]
+    assert found[0] == found[1] != ""
