@@ -67,6 +67,12 @@ def repair(path: Path) -> None:
             previous.rename(path)
 
 
+def repair_run(run: Path) -> None:
+    """`repair` of a run, and of the comparison whose best run it may be."""
+    repair(run.parent)
+    repair(run)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn failures of the file system into one message that names the place and the remedy."""
@@ -300,6 +306,7 @@ def environment(files: Sequence[Path]) -> dict[str, Any]:
         "packages": {name: metadata.version(name) for name in packages},
         "platform": platform.platform(),
         "device": f"{device.platform}: {device.device_kind}",
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "cpus": os.cpu_count(),
         "data_sha256": {file.name: sha256(file) for file in files},
     }

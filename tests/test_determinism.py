@@ -60,6 +60,8 @@ def test_once_jax_is_imported_it_is_too_late_unless_it_was_told(monkeypatch):
         ("update RUN DATA --run NEW", f"--a=1 {determinism.FLAG}"),
         ("evaluate RUN", f"--a=1 {determinism.FLAG}"),
         ("recommend RUN", f"--a=1 {determinism.FLAG}"),
+        ("similar RUN --sku 1", f"--a=1 {determinism.FLAG}"),
+        ("forget RUN --customers GONE", f"--a=1 {determinism.FLAG}"),
         ("fit --help", None),
     ],
 )

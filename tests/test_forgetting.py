@@ -1,5 +1,7 @@
 """Customers who are taken out of a run."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,7 +47,11 @@ def test_nothing_of_them_is_left_and_the_run_still_works(fitted, capsys):
     dataset = after.prepared.dataset
     assert not set(GONE) & {*dataset.customers["customer_id"], *dataset.interactions.users.ids}
     assert after.prepared.interactions.items.ids.tolist() == before.prepared.interactions.items.ids.tolist()
-    assert after.prepared.attributes == before.prepared.attributes
+    noteless = {
+        table: tuple(dataclasses.replace(one, note="") for one in own)
+        for table, own in before.prepared.attributes.items()
+    }
+    assert after.prepared.attributes == noteless
     assert (fitted / "metrics.json").read_bytes() == metrics
     assert not (fitted / "report.html").exists() and not (fitted / "recommendations.csv").exists()
     assert run("evaluate", fitted) == 0
@@ -99,7 +105,9 @@ def test_ids_in_stored_warnings_are_masked():
 
 
 def test_no_file_of_the_run_names_them(tmp_path):
-    """Ids that nothing else holds: of one whom only orders name, and of one with more than messages show."""
+    """Ids that nothing else holds: of one whom only orders name, and of one with more than messages show; and a cell
+    that a note on its column shows.
+    """
     folder = write_shop(tmp_path / "shop")
     long = "forgetme" + "7" * 60
     renamed = {"000": "forgetme-0", "002": long}
@@ -108,6 +116,8 @@ def test_no_file_of_the_run_names_them(tmp_path):
         table["customer_id"] = table["customer_id"].replace(renamed)
         if name == "customers.csv":
             table = table[~table["customer_id"].isin(renamed.values())]
+            table["visits"] = [*(str(number % 12) for number in range(len(table) - 1)), "forgetme 7 Elm St"]
+            renamed["last"] = table["customer_id"].iloc[-1]
         table.to_csv(folder / name, index=False)
     one = tmp_path / "one"
     assert run("fit", folder, "--model", "userknn", "--run", one) == 0
@@ -124,7 +134,7 @@ def test_no_file_of_the_run_names_them(tmp_path):
                     found.add(str(path.relative_to(one)))
         return found
 
-    assert {"data/quality.json", "recommendations.csv"} <= naming()
+    assert {"data/quality.json", "data/attributes.json", "recommendations.csv"} <= naming()
     (tmp_path / "gone.txt").write_text("\n".join(renamed.values()))
     assert run("forget", one, "--customers", tmp_path / "gone.txt") == 0
     assert not naming()

@@ -231,15 +231,12 @@ def test_a_cpu_scores_from_customers_as_an_accelerator_does(tiny_lines, targets,
     batch = model.encode(Histories(tiny_lines, None))
     found = np.asarray(model.scores(batch))
     monkeypatch.setattr(scoring.devices, "on_cpu", lambda: False)
-    batch = model.encode(Histories(tiny_lines, None))
     np.testing.assert_allclose(found, model.scores(batch), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("targets", [None, "binary"])
 @pytest.mark.parametrize("name", ["values", "user_power", "item_power"])
-def test_whose_row_is_one_of_train_is_scored_without_a_product_and_as_others_are(
-    tiny_lines, targets, name, monkeypatch
-):
+def test_whose_row_is_one_of_train_is_scored_without_a_product(tiny_lines, targets, name, monkeypatch):
     """Only a row with train's very values is: what is weighted there is not what the customer's history holds."""
     monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
     settings = EASESettings(targets=targets, **{"values": "quantity", name: {"values": "quantity"}.get(name, 0.5)})
@@ -249,15 +246,31 @@ def test_whose_row_is_one_of_train_is_scored_without_a_product_and_as_others_are
     of_train, mixed = model.encode(Histories(tiny_lines, None)), model.encode(Histories(half, None))
     users, is_odd = np.arange(60), np.arange(60) % 2 == 1
     exact = name == "values"
-    assert of_train.known.tolist() == (users if exact else np.full(60, -1)).tolist()
-    assert mixed.known.tolist() == np.where(is_odd & exact, users, -1).tolist()
-    assert not exact or not of_train.overlap.any()
-    slow = model.scores_of_others(settings.history_matrix(Histories(tiny_lines, None)))
-    np.testing.assert_allclose(model.scores(of_train), slow, rtol=1e-4, atol=1e-5 * np.abs(slow).max())
-    np.testing.assert_array_equal(np.asarray(model.scores(mixed))[is_odd], np.asarray(model.scores(of_train))[is_odd])
-    if exact:  # c is not looked at
+    assert np.asarray(of_train.known).tolist() == (users if exact else np.full(60, -1)).tolist()
+    assert np.asarray(mixed.known).tolist() == np.where(is_odd & exact, users, -1).tolist()
+    assert np.asarray(of_train.overlap).any() != exact
+    found, of_mixed = np.asarray(model.scores(of_train)), np.asarray(model.scores(mixed))
+    np.testing.assert_array_equal(of_mixed[is_odd], found[is_odd])
+    if exact:
         monkeypatch.setattr(scoring, "_solved", None)
-        model.scores(of_train)
+        np.testing.assert_array_equal(model.scores(of_train), found)
+
+
+@pytest.mark.parametrize("exact", [0, 4096])
+@pytest.mark.parametrize("targets", [None, "binary"])
+@pytest.mark.parametrize("l2", [20.0, 5e3, 1e7])
+def test_scores_of_train_customers_are_exact_at_any_ridge_their_own_products_among_them(
+    tiny_lines, l2, targets, exact, monkeypatch
+):
+    """A strong ridge leaves 1 - M next to nothing on its diagonal, which float32 would not tell from rounding."""
+    monkeypatch.setattr(solving, "choose_side", lambda *sizes: "users")
+    monkeypatch.setattr(solving, "EXACT", exact)
+    settings = EASESettings(l2=l2, values="quantity", targets=targets)
+    model = linear.fit(tiny_lines, settings)
+    batch = model.encode(Histories(tiny_lines, None))
+    assert isinstance(batch, scoring.UserBatch) and (np.asarray(batch.known) >= 0).all()
+    expected = slow_twin(tiny_lines, settings)
+    np.testing.assert_allclose(model.scores(batch), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_the_smaller_side_is_solved_and_the_users_side_holds_no_item_by_item_array(tiny_lines):

@@ -162,6 +162,7 @@ def similar(run: RunPath, sku: str, top: int = 10) -> None:
     """
     from rich.table import Table
 
+    start_as(run)
     from aejax import experiment, explanation
 
     console = make_console()

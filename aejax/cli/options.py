@@ -163,8 +163,7 @@ def start_as(run: Path) -> None:
     """
     from aejax import runs
 
-    runs.repair(run.parent)  # of a comparison's best run
-    runs.repair(run)
+    runs.repair_run(run)
     if run.is_dir() and runs.read_config(run).training.deterministic:  # where there is none, who loads it says why
         determinism.ask()
 

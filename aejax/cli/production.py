@@ -107,6 +107,7 @@ def forget(source: Source, customers: Path) -> None:
       source: the run, which is changed.
       customers: a CSV file with a column customer_id (or one id a line).
     """
+    start_as(source)
     from aejax import experiment
 
     experiment.forget(source, experiment.read_customers(customers), make_console().print)

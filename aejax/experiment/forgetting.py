@@ -14,7 +14,7 @@ import pandas as pd
 from aejax import registry, runs
 from aejax.errors import InputError
 from aejax.experiment.loading import Run, load_run
-from aejax.experiment.preparing import prepare_dataset
+from aejax.experiment.preparing import on_device, prepare_dataset
 from aejax.interactions import Dataset, Interactions, reindex
 from aejax.models import Model, RemovesCustomers
 from aejax.models.blend import Blend
@@ -48,7 +48,9 @@ def forget(run: Path, customers: Sequence[str], say: Callable[[str], None] = lam
     dataset = without(loaded, gone)
     prepared = prepare_dataset(dataset, loaded.config.data, loaded.config.split)
     rest = dataclasses.replace(loaded, prepared=prepared)
-    model = _without(loaded.config.model, loaded.model, loaded.config.settings, rest.learned, gone)
+    training = loaded.config.training
+    with on_device(training.device, deterministic=training.deterministic):
+        model = _without(loaded.config.model, loaded.model, loaded.config.settings, rest.learned, gone)
     with runs.whole_folder(run, overwrite=True) as unfinished:
         for name in ("environment.json", "metrics.json", "log.jsonl"):
             with runs.writing(unfinished):
@@ -73,7 +75,9 @@ def forget(run: Path, customers: Sequence[str], say: Callable[[str], None] = lam
 
 
 def without(run: Run, gone: set[str]) -> Dataset:
-    """The data of a run without these customers; its products and features are pinned."""
+    """The data of a run without these customers; its products are pinned, and what a note on a column shows of its
+    cells is gone.
+    """
     old, lines = run.prepared.dataset, run.prepared.dataset.interactions
     kept = np.array([name not in gone for name in lines.users.ids])
     left = lines.take(kept[lines.user])
@@ -86,6 +90,7 @@ def without(run: Run, gone: set[str]) -> Dataset:
         customers=old.customers[is_kept].reset_index(drop=True),
         quality={**old.quality, "warnings": [_masked(warning, gone) for warning in old.quality["warnings"]]},
         pinned=run.prepared.interactions.items,
+        attributes={table: [{**one, "note": ""} for one in own] for table, own in (old.attributes or {}).items()},
     )
 
 

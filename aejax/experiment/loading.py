@@ -49,8 +49,7 @@ def load_run(run: Path) -> Run:
     Raises:
       InputError: it is missing, unfinished, damaged or of another version.
     """
-    runs.repair(run.parent)  # of a comparison's best run
-    runs.repair(run)
+    runs.repair_run(run)
     if not run.exists() and runs.unfinished_path(run).exists():
         raise InputError(f"{run} is not finished; go on with: aejax fit ... --run {run} --resume")
     config = runs.read_config(run)

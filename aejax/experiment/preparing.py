@@ -96,10 +96,13 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
 
 def recognise(dataset: Dataset, given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
     """How each column of the data set's products and customers is used; see `attributes.recognise`. What was recognised
-    before stands, so that a run's columns mean what its model has learned of them.
+    before stands, unless other kinds are asked for, so that a run's columns mean what its model has learned of them.
     """
     if dataset.attributes is not None:
-        return {table: tuple(attributes.from_plain(one) for one in own) for table, own in dataset.attributes.items()}
+        stored = {table: tuple(attributes.from_plain(one) for one in own) for table, own in dataset.attributes.items()}
+        kinds = {f"{table}.{one.column}": one.kind for table, own in stored.items() for one in own}
+        if given.items() <= kinds.items():
+            return stored
     return attributes.recognise({"products": dataset.products, "customers": dataset.customers}, given)
 
 

@@ -105,7 +105,7 @@ def restore(state: Mapping[str, Any], settings: EASESettings, *, items: int) -> 
         return ItemWeights(state["weights"], settings, bool(state["by_rows"]), settings.side)
     solution, scale = UserSolution.restore(state, settings.xi), np.asarray(state["scale"])
     if "own" in state:
-        return user_weights(solution, np.asarray(state["own"]), scale, settings)
+        return user_weights(solution, np.asarray(state["own"]), np.asarray(state["leverage"]), scale, settings)
     return multiplied_out(solution, scale, settings)[0]
 
 

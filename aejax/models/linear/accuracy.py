@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,7 +20,7 @@ SOLVED = 1e-10
 
 
 def check_scores(
-    scores: Callable[[sp.csr_array], np.ndarray],
+    scores: Sequence[Callable[[sp.csr_array], np.ndarray]],
     own: np.ndarray,
     scale: np.ndarray,
     *,
@@ -36,7 +36,7 @@ def check_scores(
     sums in float64.
 
     Args:
-      scores: of the model that is checked: rows of n customers, `[n, I]` float32 -> their scores `[n, I]`.
+      scores: the ways of the model that is checked: rows of n customers, `[n, I]` float32 -> their scores `[n, I]`.
       own: `g / L`, `[I]`.
       scale: `n ** item_power`, `[I]`.
       inverse: M, `[U, U]`, in the floats in which it was solved.
@@ -53,10 +53,10 @@ def check_scores(
     spread = np.linspace(0, len(strength) - 1, CUSTOMERS).astype(int)
     chosen = np.unique(np.append(spread, np.argsort(-strength)[:CUSTOMERS]))
     rows = sp.csr_array(by_user[chosen])
-    found = scores(sp.csr_array(rows, dtype=np.float32)).T
+    found = [score(sp.csr_array(rows, dtype=np.float32)).T for score in scores]
     rows.data *= scale[rows.indices]
     overlap = sp.csr_array(solve.over_ridge(rows, ridge) @ by_item).toarray()
-    solved, left, through = np.zeros_like(overlap), overlap, np.zeros(found.shape)
+    solved, left, through = np.zeros_like(overlap), overlap, np.zeros(found[0].shape)
     for _ in range(STEPS):
         solved += left.astype(inverse.dtype) @ inverse
         through = by_item @ solved.T
@@ -68,5 +68,6 @@ def check_scores(
     expected[rows.indices, customer] -= rows.data * own[rows.indices]
     expected /= scale[:, None]
     # Of one that is not finite too.
-    if not np.abs(found - expected).max() <= LARGEST_ERROR * np.abs(expected).max():
+    largest = LARGEST_ERROR * np.abs(expected).max()
+    if not all(np.abs(one - expected).max() <= largest for one in found):
         raise np.linalg.LinAlgError

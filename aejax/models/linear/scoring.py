@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 from collections.abc import Mapping
 from functools import partial
@@ -17,6 +18,7 @@ import scipy.sparse as sp
 from aejax import devices, solve
 from aejax.batching import Batch, SparseRows, pad_rows, product, sparse_product, sparse_rows
 from aejax.interactions import Histories
+from aejax.matrix import from_state
 from aejax.models.linear.settings import EASESettings
 
 # Steps of iterative refinement where M in float32 has too few digits: after one, scores of the weakest ridges are
@@ -84,7 +86,7 @@ class UserBatch(NamedTuple):
 
     Attributes:
       row: the customers' rows, scaled by `n ** item_power`.
-      known: `[B]` int32, whose row of Xw that is, where a CPU scores; else -1.
+      known: `[B]` int32, which row of Xw that is; -1: none.
       overlap: `[B, U]`, c of the package's docstring; 0 of whose row is known.
     """
 
@@ -106,7 +108,18 @@ class Refinement(NamedTuple):
 
 
 @jax.jit
-def _solved(inverse: jax.Array, refinement: Refinement | None, overlap: jax.Array) -> jax.Array:
+def _solved_of_train(inverse: jax.Array, leverage: jax.Array, known: jax.Array) -> jax.Array:
+    """`(c M)'` of rows of Xw, `[U, B]`: c is a row of `K - 1`, so that `c M` is one of `1 - M`, and its diagonal, where
+    that would be a small difference, the leverage.
+    """
+    rows = -inverse[known]
+    return rows.at[jnp.arange(len(known)), known].set(leverage[known]).T
+
+
+@jax.jit
+def _solved(
+    inverse: jax.Array, leverage: jax.Array, refinement: Refinement | None, known: jax.Array, overlap: jax.Array
+) -> jax.Array:
     """`(c M)'` of the package's docstring, `[U, B]`."""
     overlap = overlap.T
     solved = jnp.matmul(inverse, overlap, precision="highest")
@@ -115,7 +128,7 @@ def _solved(inverse: jax.Array, refinement: Refinement | None, overlap: jax.Arra
             through = sparse_product(refinement.columns, solved)
             left = overlap - solved - sparse_product(refinement.rows, through)
             solved += jnp.matmul(inverse, left, precision="highest")
-    return solved
+    return jnp.where(known >= 0, _solved_of_train(inverse, leverage, known), solved)
 
 
 @jax.jit
@@ -132,47 +145,45 @@ class UserWeights:
     Attributes:
       inverse: M of the package's docstring, `[U, U]`.
       columns: `((Yw + Xw diag(g / L)) diag(n)^-item_power)'`, `[I, U]` float32.
+      leverage: `[U]` float32, the diagonal of `1 - M`.
       own: `[I]` float32, `g / L * n^-item_power`.
       scale: `[I]`, `n^item_power`.
       back: `L^-1 Xw'`, `[I, U]`.
       refinement: None where M has digits enough.
       settings: of the value transform.
-      beside: what a run stores beside the half of M.
-      rows: `Xw`, `[U, I]`.
+      beside: what a run stores beside the half of M; `columns` are `Xw'`.
     """
 
     inverse: jax.Array
     columns: sp.csr_array
+    leverage: np.ndarray
     own: np.ndarray
     scale: np.ndarray
     back: sp.csr_array
     refinement: Refinement | None
     settings: EASESettings
     beside: Mapping[str, Any]
-    rows: sp.csr_array
 
     def encode(self, histories: Histories) -> UserBatch:
         """Histories of n customers -> a batch on the host."""
-        matrix = self._scaled(self.settings.history_matrix(histories))
-        if self.refinement is not None or not devices.on_cpu():
-            return self._batch(matrix, np.full(matrix.shape[0], -1))
-        return self._batch(matrix, np.array([self._row_of.get(row, -1) for row in _as_bytes(matrix)]))
+        return self._batch(self.settings.history_matrix(histories))
 
-    def scores_of_others(self, matrix: sp.csr_array) -> np.ndarray:
-        """Rows of n customers, `[n, I]` float32, scaled in place -> their scores `[n, I]`, made as those of customers
-        whom train does not have.
+    def scores_of_rows(self, matrix: sp.csr_array, *, as_others: bool) -> np.ndarray:
+        """Rows of n customers, `[n, I]` float32, scaled in place -> their scores `[n, I]`; `as_others`: made as of
+        customers whom train does not have, of rows that it has too.
         """
-        return np.asarray(self.scores(self._batch(self._scaled(matrix), np.full(matrix.shape[0], -1))))
-
-    def _scaled(self, matrix: sp.csr_array) -> sp.csr_array:
-        matrix.data *= self.scale[matrix.indices]
-        return matrix
+        return np.asarray(self.scores(self._batch(matrix, as_others=as_others)))
 
     @functools.cached_property
     def _row_of(self) -> dict[bytes, int]:
-        return {row: number for number, row in enumerate(_as_bytes(self.rows))}
+        rows = sp.csr_array(from_state(self.beside["columns"], len(self.leverage)).T)
+        return {row: number for number, row in enumerate(_digests(rows))}
 
-    def _batch(self, matrix: sp.csr_array, known: np.ndarray) -> UserBatch:
+    def _batch(self, matrix: sp.csr_array, *, as_others: bool = False) -> UserBatch:
+        matrix.data *= self.scale[matrix.indices]
+        known = np.full(matrix.shape[0], -1, dtype=np.int32)
+        if self.refinement is None and not as_others:
+            known[:] = [self._row_of.get(row, -1) for row in _digests(matrix)]
         overlap, others = solve.empty(matrix.shape[0], self.back.shape[1]), np.flatnonzero(known < 0)
         overlap[known >= 0] = 0.0
 
@@ -180,27 +191,17 @@ class UserWeights:
             overlap[others[start:stop]] = (matrix[others[start:stop]] @ self.back).toarray()
 
         solve.in_blocks(len(others), solve.THROUGH_SPARSE, fill)
-        known = known.astype(np.int32)
         return UserBatch(pad_rows(matrix), known, overlap)  # pyright: ignore[reportArgumentType] (host until jitted)
 
     def scores(self, batch: UserBatch) -> jax.Array:
         """A batch of B users -> scores `[B, I]`, higher is better. On a CPU it waits for them: SciPy adds them up."""
-        if devices.on_cpu():
-            return jax.device_put(self._scores_by_products(self._solved(batch), batch.row))
-        solved = _solved(self.inverse, self.refinement, batch.overlap)
-        return _user_scores(self._columns_on_device, self.own, solved, batch.row)  # pyright: ignore[reportArgumentType]
-
-    def _solved(self, batch: UserBatch) -> np.ndarray:
-        """`(c M)'`, `[U, B]`: where x is a row of Xw, and c so one of `K - 1`, one of `1 - M`, without a product."""
-        known = np.asarray(batch.known)
-        if (known < 0).any():
-            solved = np.array(_solved(self.inverse, self.refinement, batch.overlap))
+        if (np.asarray(batch.known) >= 0).all():
+            solved = _solved_of_train(self.inverse, self.leverage, batch.known)
         else:
-            solved = np.empty(batch.overlap.shape[::-1], dtype=np.float32)
-        places = np.flatnonzero(known >= 0)
-        solved[:, places] = -np.asarray(self.inverse)[known[places]].T
-        solved[known[places], places] += 1.0
-        return solved
+            solved = _solved(self.inverse, self.leverage, self.refinement, batch.known, batch.overlap)
+        if devices.on_cpu():
+            return jax.device_put(self._scores_by_products(np.asarray(solved), batch.row))
+        return _user_scores(self._columns_on_device, self.own, solved, batch.row)  # pyright: ignore[reportArgumentType]
 
     @functools.cached_property
     def _columns_on_device(self) -> SparseRows:
@@ -238,11 +239,11 @@ class UserWeights:
         return {**lower_half(np.asarray(self.inverse)), **self.beside}
 
 
-def _as_bytes(matrix: sp.csr_array) -> list[bytes]:
-    """Rows of a CSR, which are equal where they are the same."""
+def _digests(matrix: sp.csr_array) -> list[bytes]:
+    """Rows of a CSR -> 16 bytes each, equal where the rows are."""
     items, values = matrix.indices.astype(np.int32), matrix.data.astype(np.float32)
     return [
-        items[start:stop].tobytes() + values[start:stop].tobytes()
+        hashlib.blake2b(items[start:stop].tobytes() + values[start:stop].tobytes(), digest_size=16).digest()
         for start, stop in itertools.pairwise(map(int, matrix.indptr))
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -200,15 +200,22 @@ class UserSolution:
         solve.check_digits(rest, self.inverse.dtype)
         return solved, _multiplier(answered, rest / ridge, self.xi) / ridge
 
-    def own(self) -> np.ndarray:
-        """`g / L` of all products, `[I]`."""
+    def own(self) -> tuple[np.ndarray, np.ndarray]:
+        """`g / L` of all products, `[I]`, and the leverage of the customers, `[U]`: the diagonal of `1 - M`, which is
+        that of `Xw L^-1 N'`, float64.
+        """
         own = np.empty(len(self.ridge))
+        shares = [np.empty(0)] * -(-len(own) // solve.THROUGH_SPARSE)
 
         def fill(start: int, stop: int) -> None:
-            own[start:stop] = self._with_own(start, stop)[1]
+            solved, own[start:stop] = self._with_own(start, stop)
+            cells = scale_rows(self.columns[start:stop], 1 / self.ridge[start:stop])
+            product = np.repeat(np.arange(stop - start), np.diff(cells.indptr))
+            weights = cells.data.astype(np.float64) * solved[product, cells.indices]
+            shares[start // solve.THROUGH_SPARSE] = _sums(cells.indices, weights, len(self.inverse))
 
         solve.in_blocks(len(own), solve.THROUGH_SPARSE, fill)
-        return own
+        return own, np.sum(shares, axis=0)
 
     def answers(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """For products `start` to `stop`: `(Nt + N diag(g / L))'`, `[products, U]`, and `g / L`."""
@@ -216,7 +223,7 @@ class UserSolution:
         answers = solved if self.targets is self.columns else self._solved(self.targets[start:stop])
         return _plus_scaled(answers, solved, own), own
 
-    def check(self, scores: Callable[[sp.csr_array], np.ndarray], own: np.ndarray, scale: np.ndarray) -> None:
+    def check(self, scores: Sequence[Callable[[sp.csr_array], np.ndarray]], own: np.ndarray, scale: np.ndarray) -> None:
         """`check_scores` of what is made of it, unless no one has two products: then every score is 0, of whatever l2,
         and the error of a score is all that there is of it.
         """
@@ -306,14 +313,17 @@ def _times(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
 
 def _solve_users(system: System, settings: EASESettings, shared: Gram | None) -> UserWeights:
     solution = _by_users(system, settings, shared)
-    own = solution.own()
-    weights = user_weights(solution, own, system.scale, settings)
-    solution.check(weights.scores_of_others, own, system.scale)
+    own, leverage = solution.own()
+    weights = user_weights(solution, own, leverage, system.scale, settings)
+    ways = [functools.partial(weights.scores_of_rows, as_others=one) for one in (False, True)]
+    solution.check(ways, own, system.scale)
     return weights
 
 
-def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, settings: EASESettings) -> UserWeights:
-    """The weights between the customers of train, with the diagonal `g / L` that `UserSolution.own` gave."""
+def user_weights(
+    solution: UserSolution, own: np.ndarray, leverage: np.ndarray, scale: np.ndarray, settings: EASESettings
+) -> UserWeights:
+    """The weights between the customers of train, with what `UserSolution.own` gave."""
     columns, targets, ridge = solution.columns, solution.targets, solution.ridge
     out = scale_rows(columns, 1 + own) if targets is columns else targets + scale_rows(columns, own)
     back = scale_rows(columns, 1 / ridge)
@@ -323,20 +333,20 @@ def user_weights(solution: UserSolution, own: np.ndarray, scale: np.ndarray, set
     return UserWeights(
         jnp.asarray(solution.inverse, dtype=jnp.float32),
         scale_rows(sp.csr_array(out), 1 / scale),
+        leverage.astype(np.float32),
         (own / scale).astype(np.float32),
         scale.astype(np.float32),
         back,
         refinement,
         settings,
-        {**solution.state(), "own": own, "scale": scale},
-        sp.csr_array(columns.T),
+        {**solution.state(), "own": own, "leverage": leverage, "scale": scale},
     )
 
 
 def _solve_users_to_items(system: System, settings: EASESettings, shared: Gram | None) -> ItemWeights:
     solution = _by_users(system, settings, shared)
     model, own = multiplied_out(solution, system.scale, settings)
-    solution.check(lambda rows: np.asarray(model.scores(pad_rows(rows))), own, system.scale)
+    solution.check([lambda rows: np.asarray(model.scores(pad_rows(rows)))], own, system.scale)
     return model
 
 
@@ -379,4 +389,9 @@ def _row_products(sparse: sp.csr_array, dense: np.ndarray) -> np.ndarray:
     """`[n, U], [n, U]` -> the product of each pair of rows, `[n]`, summed in float64."""
     row = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.indptr))
     products = sparse.data.astype(np.float64) * dense[row, sparse.indices]
-    return np.bincount(row, weights=products, minlength=sparse.shape[0])
+    return _sums(row, products, sparse.shape[0])
+
+
+def _sums(places: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """The sum of the values at each of so many places, float64."""
+    return np.asarray(np.bincount(places, weights=values, minlength=count), dtype=np.float64)
