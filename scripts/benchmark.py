@@ -68,7 +68,7 @@ TASKS = (
     ),
     training(
         "multvae-lazy",
-        "the same in the recommended configuration: by lazy Adam",
+        "the same by lazy Adam, which is another optimizer",
         {**MULTVAE, "optimizer": "lazy-adam"},
         machine.lazy_multvae_epoch,
         RECBOLE,
