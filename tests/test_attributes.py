@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from aejax.attributes import decimals_of, encode, parse_numbers, recognise, report, summary_lines
+from aejax import experiment
+from aejax.attributes import Attribute, decimals_of, encode, parse_numbers, recognise, report, summary_lines
 from aejax.errors import InputError
-from aejax.interactions import Features, histories_of, reindex
+from aejax.interactions import Dataset, Features, histories_of, reindex
 
 TITLES = ["Red mug", "red plate", "Blue mug", "blue plate, large", "green mug", "", "mug red", "Café mug"]
 
@@ -278,3 +279,16 @@ def test_what_differs_in_every_row_is_an_id_unless_it_is_a_price(cells, kind):
 
 def test_a_number_that_no_float_holds_is_no_number():
     assert parse_numbers(["9" * 400, "12"], ".") == {"12": 12.0}
+
+
+def test_what_a_run_recognised_stands_unless_other_kinds_are_asked_for(tiny_lines):
+    table = products(color=["red", "red", "blue", "blue"] * 2)
+    stored = {"products": [{"column": "color", "kind": "category", "values": ["green"]}], "customers": []}
+    customers = pd.DataFrame({"customer_id": ["1", "2"]}, dtype=str)
+    dataset = Dataset("shop", tiny_lines, customers, table, {}, (), None, stored)
+    for given in ({}, {"products.color": "category"}):
+        assert experiment.recognise(dataset, given)["products"] == (Attribute("color", "category", values=("green",)),)
+    (anew,) = (one for one in experiment.recognise(dataset, {"color": "none"})["products"] if one.column == "color")
+    assert anew.kind == "none"
+    with pytest.raises(InputError, match="nosuch"):
+        experiment.recognise(dataset, {"nosuch": "text"})

@@ -353,7 +353,6 @@ def test_a_fit_that_was_not_finished_is_not_started_again_unasked(shop, tmp_path
     assert run("fit", *options) == 1
     assert "--resume to go on, or --overwrite to start again" in capsys.readouterr().err
     assert run("fit", *options, "--resume", "--set", "learning_rate=0.5") == 1
-    assert run("fit", *options, "--resume", "--attributes", "title=none") == 1
     assert run("fit", *options, "--resume", "--attributes", "nosuch=text") == 1
     assert "settings.learning_rate was 0.001, now 0.5" in capsys.readouterr().err
     assert run("fit", *options, "--resume") == 0
