@@ -292,3 +292,6 @@ def test_what_a_run_recognised_stands_unless_other_kinds_are_asked_for(tiny_line
     assert anew.kind == "none"
     with pytest.raises(InputError, match="nosuch"):
         experiment.recognise(dataset, {"nosuch": "text"})
+    for damaged in ([], {"products": []}, {**stored, "products": 3}, {**stored, "products": [{"colour": "red"}]}):
+        with pytest.raises(InputError, match=r"attributes.json of the run is damaged: .*; fit it again"):
+            experiment.recognise(dataclasses.replace(dataset, attributes=damaged), {})

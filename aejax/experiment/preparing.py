@@ -97,9 +97,18 @@ def prepare_dataset(dataset: Dataset, data: DataConfig, split_config: SplitConfi
 def recognise(dataset: Dataset, given: Mapping[str, str]) -> dict[str, tuple[Attribute, ...]]:
     """How each column of the data set's products and customers is used; see `attributes.recognise`. What was recognised
     before stands, unless other kinds are asked for, so that a run's columns mean what its model has learned of them.
+
+    Raises:
+      InputError: see `attributes.recognise`, or what a run stored of its columns is damaged.
     """
     if dataset.attributes is not None:
-        stored = {table: tuple(attributes.from_plain(one) for one in own) for table, own in dataset.attributes.items()}
+        try:
+            plain = dataset.attributes
+            stored = {table: tuple(map(attributes.from_plain, plain[table])) for table in ("products", "customers")}
+        except (AttributeError, KeyError, TypeError):
+            raise InputError(
+                "data/attributes.json of the run is damaged: it does not say how columns are used; fit it again"
+            ) from None
         kinds = {f"{table}.{one.column}": one.kind for table, own in stored.items() for one in own}
         if given.items() <= kinds.items():
             return stored
